@@ -1,0 +1,10 @@
+"""What a run shows and keeps."""
+
+from encdec.callbacks.checkpoints import BestAndLast
+from encdec.callbacks.dashboard import Dashboard
+from encdec.callbacks.images import ImageGrids
+from encdec.callbacks.predictions import WritePredictions
+from encdec.callbacks.terminal import Progress, Report
+from encdec.callbacks.throughput import Throughput
+
+__all__ = ["BestAndLast", "Dashboard", "ImageGrids", "Progress", "Report", "Throughput", "WritePredictions"]

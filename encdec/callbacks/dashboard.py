@@ -1,0 +1,85 @@
+"""What TensorBoard shows beside scalars and pictures: the layout of the charts and the hyper-parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.tensorboard.summary import hparams
+
+from encdec.callbacks.images import tensorboard_writers
+
+_VARIANTS = ("", "_zeros")
+
+
+def _chart(term: str) -> list[Any]:
+    return ["Multiline", [f"{stage}/{term}{variant}" for stage in ("train", "val", "test") for variant in _VARIANTS]]
+
+
+LAYOUT = {
+    "How close": {
+        "MSE (per pixel)": _chart("mse"),
+        "BCE (nats per image)": _chart("bce"),
+    },
+    "Objective (per image)": {
+        "Loss": _chart("loss"),
+        "KL (nats)": _chart("kl"),
+        "ELBO (nats)": _chart("elbo"),
+        "Negative log-likelihood (nats)": _chart("nll"),
+    },
+    "Training": {
+        "Learning rate": ["Multiline", ["lr-.*"]],
+        "Images per second": ["Multiline", ["images_per_second"]],
+    },
+}
+"""TensorBoard's Custom Scalars tab: the same charts for every run, training, validation and test on each."""
+
+
+class Dashboard(pl.Callback):
+    """Lays out TensorBoard's Custom Scalars tab, and fills its HParams tab.
+
+    The hyper-parameters are those of model and data, flattened (`model/beta`), with the number of parameters,
+    of processes and of epochs; their metrics are the last validation's.
+    """
+
+    def __init__(self) -> None:
+        self._written = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the layout."""
+        for writer in tensorboard_writers(trainer):
+            writer.add_custom_scalars(LAYOUT)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the hyper-parameters, once it is known which metrics there are."""
+        if self._written or not trainer.training:
+            return
+        self._written = True
+        datamodule = getattr(trainer, "datamodule", None)
+        values = {
+            **flatten({"model": pl_module.hparams, "data": {} if datamodule is None else datamodule.hparams}),
+            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "max_epochs": trainer.max_epochs,
+        }
+        values = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+        metrics = {name: 0.0 for name in trainer.callback_metrics if name.startswith("val/")}
+        for writer in tensorboard_writers(trainer):
+            for summary in hparams(values, metrics):  # the metrics' values are those of the scalars of that name
+                writer.file_writer.add_summary(summary)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with one name each: {"model": {"beta": 1}} -> {"model/beta": 1}; classes by short name."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key == "_instantiator":
+            continue
+        if key in ("_class_path", "class_path"):
+            flat[prefix.rstrip("/")] = value.rpartition(".")[2]
+        elif isinstance(value, Mapping):
+            flat |= flatten(value, prefix if key == "init_args" else f"{name}/")
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,67 @@
+"""Pictures in TensorBoard."""
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from encdec.noise import normal
+from encdec.paradigms import Paradigm
+from encdec.pictures import comparison, enlarge, grid, sample_labels
+from encdec.types import Batch
+
+_SAMPLES = 2  # which draw of `normal` the samples' noise is
+
+
+def tensorboard_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """The TensorBoard writers of this process: none on processes other than the first."""
+    if not trainer.is_global_zero:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def fixed_noise(count: int, dim: int) -> Tensor:
+    """The noise that all pictures of samples start from, (count, dim): the same in every run."""
+    return normal(0, _SAMPLES, torch.arange(count), dim)
+
+
+class ImageGrids(pl.Callback):
+    """Image grids after a validation: inputs beside what the paradigm makes of them, and samples.
+
+    `images/outputs`: a row of validation images, and below it the outputs that `val/mse` and its variants are
+    measured on. `images/samples`: decodings of prior codes that stay the same during a run, so that one sees them
+    evolve; one class in each column where the paradigm knows classes.
+
+    Args:
+        every_n_epochs: how often; 1 is after each validation.
+        num_images: how many validation images are shown.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 16) -> None:
+        self.every_n_epochs, self.num_images = every_n_epochs, num_images
+        self._batch: Batch | None = None
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first images."""
+        if batch_idx == 0:
+            self._batch = Batch(*(values[: self.num_images] for values in batch))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw."""
+        due = not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
+        writers = tensorboard_writers(trainer)
+        if not (due and writers and self._batch is not None and isinstance(pl_module, Paradigm)):
+            return
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            outputs = pl_module.outputs(self._batch)[1]
+            y, columns = sample_labels(pl_module.num_classes)
+            samples = pl_module.sample(
+                y.to(pl_module.device), fixed_noise(len(y), pl_module.latent_dim).to(pl_module.device)
+            )
+        rows = [self._batch.x.float(), *(logits.float().sigmoid() for logits in outputs.values())]
+        for writer in writers:
+            writer.add_image("images/outputs", enlarge(comparison(rows, columns=8)), trainer.global_step)
+            writer.add_image("images/samples", enlarge(grid(samples, columns)), trainer.global_step)

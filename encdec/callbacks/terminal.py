@@ -1,0 +1,121 @@
+"""What a run prints: a line at its start, a progress bar, and a table at its end."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.table import Table
+
+from encdec.callbacks.checkpoints import METRICS_KEY, BestAndLast
+from encdec.data import DataModule
+from encdec.paradigms import Paradigm
+
+UNITS = {
+    "mse": "per pixel",
+    "bce": "nats per image",
+    "kl": "nats per image",
+    "elbo": "nats per image",
+    "nll": "nats per image",
+    "loss": "per image",
+}
+"""Unit of each scalar, by the first word of its name."""
+
+
+class Progress(RichProgressBar):
+    """A progress bar with the training and validation loss and the validation MSE."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
+        """The numbers beside the bar."""
+        shown: dict[str, int | str | float] = {}
+        if isinstance(pl_module, Paradigm) and "loss" in pl_module.training_means:
+            shown["loss"] = f"{pl_module.training_means['loss']:.4g}"
+        for name in ("val/loss", "val/mse", "test/mse"):
+            if name in trainer.callback_metrics:
+                shown[name] = f"{trainer.callback_metrics[name].item():.4g}"
+        return shown
+
+
+class Report(pl.Callback):
+    """Says what is trained on what at the start, and at the end what came out and where it lies."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One line."""
+        data = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or not isinstance(data, DataModule):
+            return
+        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        _print(
+            f"{type(pl_module).__name__}, {parameters:,} parameters, on {type(data).__name__}: "
+            f"{data.num_train:,} images of {'×'.join(map(str, data.image_shape))} to train, "
+            f"{len(data.splits['val'].labels):,} to validate; {_devices(trainer)}; seed {data.seed}"
+        )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The table of the best and the last checkpoint."""
+        checkpoints = trainer.checkpoint_callback
+        if not trainer.is_global_zero or not isinstance(checkpoints, BestAndLast) or not checkpoints.last_model_path:
+            return
+        files = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
+        files = {name: _short(path) for name, path in files.items() if path}
+        contents = {name: _read(path) for name, path in files.items()}
+        _print_table(
+            {f"{name} (epoch {content['epoch'] + 1})": content[METRICS_KEY] for name, content in contents.items()}
+        )
+        for name, path in files.items():
+            _print(f"{name}: {path}")
+        if trainer.log_dir is not None:
+            _print(f"curves and pictures: tensorboard --logdir {_short(Path(trainer.log_dir).parent.parent)}")
+        _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The table of `validate`."""
+        if not trainer.training and not trainer.sanity_checking:
+            self._print_split(trainer, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The table of `test`."""
+        self._print_split(trainer, "test")
+
+    def _print_split(self, trainer: pl.Trainer, stage: str) -> None:
+        if trainer.is_global_zero and trainer.state.fn != "fit":
+            values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            _print_table({"mean over the split": {n: v for n, v in values.items() if n.startswith(f"{stage}/")}})
+
+
+def _print_table(columns: dict[str, dict[str, float]]) -> None:
+    table = Table()
+    for heading in ("", *columns, "unit"):
+        table.add_column(heading, justify="left" if heading in ("", "unit") else "right")
+    for name in dict.fromkeys(name for metrics in columns.values() for name in metrics):
+        unit = UNITS.get(name.partition("/")[2].partition("_")[0], "")
+        table.add_row(name, *(_number(metrics.get(name)) for metrics in columns.values()), unit)
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # not through rich, which would break long paths into lines
+
+
+def _read(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def _short(path: str | Path) -> str:
+    """A path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
+
+
+def _devices(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device.type
+    count = "" if trainer.world_size == 1 else f"{trainer.world_size} processes on "
+    return f"{count}{device}, {trainer.precision}"

@@ -1,0 +1,98 @@
+"""Reading checkpoints: weights and plain values only, never code."""
+
+import inspect
+import pickle
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from encdec import plugins
+from encdec.paradigms import Paradigm
+from encdec.types import UserError
+
+
+def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """The contents of a checkpoint that encdec wrote, on the CPU.
+
+    Raises:
+        UserError: there is no such file, or it is damaged, foreign, or holds more than weights and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} can't be read as a checkpoint: it is truncated, foreign, or holds code "
+            f"({type(error).__name__}); use another one, such as the run's best.ckpt or last.ckpt."
+        ) from error
+    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
+        raise UserError(f"{path} is not a checkpoint of encdec: it does not say which paradigm it holds.")
+    return checkpoint
+
+
+def paradigm_class(checkpoint: dict[str, Any], path: str | PathLike[str]) -> type[Paradigm]:
+    """The paradigm that a checkpoint holds, looked up among those that encdec and its plugins define.
+
+    Raises:
+        UserError: it is not among them.
+    """
+    name = checkpoint["hyper_parameters"]["_class_path"]
+    for known in plugins.subclasses(Paradigm):
+        # a config may name a class by the package that exports it
+        if name.rpartition(".")[2] == known.__name__ and known.__module__.startswith(name.rpartition(".")[0]):
+            return known
+    raise UserError(
+        f"{path} holds a {name}, which is none of the paradigms known here "
+        f"({', '.join(sorted(known.__name__ for known in plugins.subclasses(Paradigm)))}): "
+        "put the plugin that defines it into ./plugins."
+    )
+
+
+def load_paradigm(path: str | PathLike[str]) -> Paradigm:
+    """See `encdec.load`."""
+    plugins.load()
+    checkpoint = read_checkpoint(path)
+    known = paradigm_class(checkpoint, path)
+    accepted = _parameters(known)
+    hparams = checkpoint["hyper_parameters"]
+    foreign = [name for name in hparams if name not in accepted and not name.startswith("_")]
+    if foreign:
+        raise UserError(
+            f"{path} was written by another version of {known.__name__}: it has the settings {', '.join(foreign)}, "
+            "which are not known here."
+        )
+    try:
+        paradigm = pl.LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
+    assert isinstance(paradigm, Paradigm)
+    paradigm.hparams.update(hparams)
+    paradigm._not_rebuildable.clear()  # the checkpoint's own settings rebuild it
+    return paradigm.eval()
+
+
+def _parameters(cls: type) -> set[str]:
+    """The names that the constructors of a class and its bases accept."""
+    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base.__init__).parameters}
+
+
+def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Check that a checkpoint's weights are those of a paradigm, by name and shape.
+
+    Raises:
+        UserError: they are not; it names the first that differs.
+    """
+    held = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in paradigm.state_dict().items()}
+    for name in sorted(held.keys() | wanted.keys()):
+        if held.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} does not fit the model that the config describes: {name} is {held.get(name, 'missing')} in "
+                f"the checkpoint and {wanted.get(name, 'missing')} in the model; give the config it was made with."
+            )

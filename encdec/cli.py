@@ -1,0 +1,205 @@
+"""The command line: LightningCLI with paradigms, data sets and plugins, and errors that are sentences."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from encdec import __version__, checkpoints, errors, plugins, quiet
+from encdec.callbacks import BestAndLast, Dashboard, ImageGrids, Progress, Report, Throughput, WritePredictions
+from encdec.data import DataModule
+from encdec.paradigms import Paradigm
+from encdec.types import UserError
+
+RUNS = "lightning_logs"
+"""The folder of all runs."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one sentence, instead of fifty lines of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2."""
+        cause = _find(ex, UserError)
+        keys = [action.dest for action in self._actions if action.dest != "help"]
+        for action in self._actions:  # the keys of the commands, where this is the parser above them
+            if isinstance(action.choices, dict):
+                keys += [a.dest for sub in action.choices.values() for a in getattr(sub, "_actions", [])]
+        _exit(str(cause) if cause else errors.sentence(message, keys), 2)
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Saves the config of a training; `test` and the like run in the same folder and leave it as it is."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class CLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` of any paradigm on any data set."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name, the configurable callbacks, and the links between data, seed and model."""
+        parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {RUNS}.")
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.add_lightning_class_args(ImageGrids, "images")
+        parser.add_lightning_class_args(WritePredictions, "predictions")
+        parser.set_defaults({"data": "Digits"})
+        for name in ("image_shape", "num_classes", "num_train"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for target in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{target}.init_args.seed", compute_fn=_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning about `args` beside sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a call that can't mean anything, before any work is done."""
+        command, path = self.config.subcommand, self._checkpoint
+        if path is None:
+            if command != "fit":
+                raise UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
+            return
+        checkpoint = checkpoints.read_checkpoint(path)
+        held = checkpoints.paradigm_class(checkpoint, path).__name__
+        wanted = self.config[command].model.class_path.rpartition(".")[2]
+        if held != wanted:
+            raise UserError(f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with.")
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the checkpoint fits the model that the config made."""
+        if self._checkpoint is not None:
+            checkpoints.check_fits(self.model, checkpoints.read_checkpoint(self._checkpoint), self._checkpoint)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
+        config = self.config_init[self.config.subcommand].trainer
+        if config.logger is None or config.logger is True:
+            kwargs["logger"] = self._make_logger(config.default_root_dir)
+        callbacks = [Report(), Throughput()]
+        if config.logger is not False:
+            callbacks += [Dashboard(), LearningRateMonitor("epoch")]
+        if config.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        kwargs["callbacks"] = [*_as_list(config.callbacks), *callbacks]
+        return super().instantiate_trainer(**kwargs)
+
+    def _make_logger(self, root: str | None) -> TensorBoardLogger:
+        path = self._checkpoint
+        if path is not None and path.parent.name == "checkpoints":  # go on in the folder of that run
+            run = path.resolve().parent.parent
+            return TensorBoardLogger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
+        name = self.config[self.config.subcommand].name or type(self.model).__name__.lower()
+        return TensorBoardLogger(Path(root or ".", RUNS), name, default_hp_metric=False)
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        path = self.config[self.config.subcommand].ckpt_path
+        return None if path is None else Path(path)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line: `python -m encdec`, the console script `encdec`, tests and notebooks.
+
+    Args:
+        args: what follows `encdec`; taken from sys.argv if None.
+
+    Raises:
+        SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr.
+            ENCDEC_DEBUG=1 shows the traceback instead.
+    """
+    quiet.install()
+    try:
+        for problem in plugins.load():
+            _say(problem)
+        CLI(
+            Paradigm,
+            DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=_SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 10,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "encdec",
+                "version": __version__,
+                "description": "Trains generative models with and without encoders, and measures them alike.",
+                "allow_abbrev": False,
+                **{command: {"allow_abbrev": False} for command in CLI.subcommands()},
+            },
+            auto_configure_optimizers=False,
+            args=_with_config_of_checkpoint(sys.argv[1:] if args is None else list(args)),
+        )
+    except Exception as error:
+        if os.environ.get("ENCDEC_DEBUG") == "1":
+            raise
+        user_error = _find(error, UserError)
+        if user_error is not None:
+            _exit(str(user_error), user_error.exit_code)
+        if isinstance(error, MisconfigurationException | OSError):
+            _exit(" ".join(str(error).split()), 1)
+        raise
+
+
+def _with_config_of_checkpoint(args: list[str]) -> list[str]:
+    """`--ckpt_path RUN/checkpoints/best.ckpt` alone means: with the config that this run saved."""
+    if any(arg.split("=")[0] in ("--config", "-c", "--model") for arg in args):
+        return args
+    for position, arg in enumerate(args):
+        flag, _, value = arg.partition("=")
+        if flag == "--ckpt_path":
+            path = Path(value or (args[position + 1] if position + 1 < len(args) else ""))
+            config = path.parent.parent / "config.yaml"
+            if path.is_file() and config.is_file():
+                return [args[0], "--config", str(config), *args[1:]]
+    return args
+
+
+def _seed(seed: bool | int) -> int:
+    if isinstance(seed, bool):
+        raise UserError(f"seed_everything is {seed}, but a run is named by its seed: give a number.", 2)
+    return seed
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _find(error: BaseException | None, kind: type[UserError]) -> UserError | None:
+    """The first error of a kind in a chain of causes; the parser wraps what a constructor raises."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _say(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not by every process
+        print(f"encdec: {text}", file=sys.stderr)
+
+
+def _exit(text: str, code: int) -> NoReturn:
+    _say(f"error: {text}")
+    raise SystemExit(code)

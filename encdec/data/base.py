@@ -1,0 +1,257 @@
+"""Splits, batches and their order: what every data module shares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, final
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from encdec.noise import step_seed
+from encdec.types import Batch, Shape, UserError
+
+
+class Images(Protocol):
+    """The images of one split, wherever they are kept."""
+
+    labels: Tensor
+    """int64, (N,); zeros where there are none."""
+    classes: tuple[str, ...]
+    """Name of each label."""
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height, width."""
+
+    def subset(self, indices: Tensor) -> "Images":
+        """The images at `indices`, without a copy of the pixels."""
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The pixels of each batch of indices, uint8, (B, C, H, W)."""
+
+
+@final
+@dataclass(frozen=True)
+class InMemoryImages:
+    """Images held as one uint8 tensor, from which a batch is one gather.
+
+    Attributes:
+        pixels: uint8, (M, C, H, W); shared by the splits that were made of it.
+        labels: int64, (N,).
+        classes: name of each label.
+        rows: where the N images of this split are in `pixels`, int64, (N,); all M in order if None.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ("image",)
+    rows: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            raise UserError(
+                f"A data set's pixels must be a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
+                f"{tuple(self.pixels.shape)}: scale them to 0…255 first."
+            )
+        if len(self.labels) != (len(self.pixels) if self.rows is None else len(self.rows)):
+            raise UserError(f"A data set has {len(self.pixels)} images but {len(self.labels)} labels.")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            raise UserError(
+                f"A data set's labels go from {int(self.labels.min())} to {int(self.labels.max())}, but it names "
+                f"{len(self.classes)} classes, so they must lie in 0…{len(self.classes) - 1}."
+            )
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height, width."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def subset(self, indices: Tensor) -> "InMemoryImages":
+        """The images at `indices`; the pixels are shared."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return replace(self, labels=self.labels[indices], rows=rows)
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The pixels of each batch of indices, uint8, (B, C, H, W)."""
+        for indices in batches:
+            yield self.pixels.index_select(0, indices if self.rows is None else self.rows[indices])
+
+
+@dataclass
+class Cursor:
+    """Where training is in the data: the position of the *next* batch, so that a checkpoint can go on from it."""
+
+    epoch: int = 0
+    position: int = 0
+    resumed: bool = False
+
+
+@final
+class Loader:
+    """Batches of a split, in an order that depends on (seed, epoch) only.
+
+    For training, the images of an epoch are permuted and cut into global batches of `batch_size` times the number
+    of processes; each process takes its share of every global batch, of equal size (so at the end of an epoch up to
+    `processes` − 1 images are left out). For evaluation each process takes every `processes`-th image, none twice.
+
+    Args:
+        images: the split.
+        batch_size: images of a batch on this process.
+        rank: which process this is.
+        processes: how many there are.
+        seed: of the order.
+        cursor: for training, where to go on; None for evaluation, which goes once through the split in order.
+
+    Raises:
+        UserError: there are fewer images than processes.
+    """
+
+    def __init__(
+        self, images: Images, batch_size: int, rank: int, processes: int, seed: int = 0, cursor: Cursor | None = None
+    ) -> None:
+        if len(images.labels) < processes:
+            raise UserError(
+                f"A split of {len(images.labels)} images can't be shared by {processes} processes: "
+                "use fewer processes or more images."
+            )
+        self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
+        self.seed, self.cursor = seed, cursor
+
+    def __len__(self) -> int:
+        n = len(self.images.labels)
+        if self.cursor is None:
+            n = len(range(self.rank, n, self.processes))
+            return -(-n // self.batch_size)
+        n -= n % self.processes
+        return -(-n // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.cursor is None:
+            indices = torch.arange(self.rank, len(self.images.labels), self.processes)
+            yield from self._load(indices.split(self.batch_size))
+            return
+        # a generator runs from its first next(), so asking for an iterator and not using it changes nothing
+        cursor = self.cursor
+        if cursor.position and not cursor.resumed:  # the last pass was cut short, for example by limit_train_batches
+            cursor.epoch, cursor.position = cursor.epoch + 1, 0
+        cursor.resumed = False
+        batches = self._epoch(cursor.epoch)
+        for batch in self._load(batches[cursor.position :]):
+            cursor.position += 1
+            if cursor.position == len(batches):
+                cursor.epoch, cursor.position = cursor.epoch + 1, 0
+            yield batch
+
+    def _epoch(self, epoch: int) -> list[Tensor]:
+        n = len(self.images.labels)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, epoch))
+        order = torch.randperm(n, generator=generator)[: n - n % self.processes]
+        return [batch[self.rank :: self.processes] for batch in order.split(self.batch_size * self.processes)]
+
+    def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        for indices, pixels in zip(batches, self.images.stream(batches), strict=True):
+            yield Batch(pixels.to(torch.float32).div_(255), self.images.labels[indices], indices)
+
+
+class DataModule(pl.LightningDataModule, ABC):
+    """A data set: write `load`, inherit splits, batches, their order and resuming.
+
+    Args:
+        batch_size: images of a batch on each process.
+        val_fraction: share of the training images that is held out for validation.
+        split_seed: seed of that choice; it does not follow the run's seed, so that all runs share their splits.
+        seed: seed of the order of training images; the command line takes it from `seed_everything`.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(
+        self, batch_size: int = 128, val_fraction: float = 0.1, split_seed: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        if batch_size < 1:
+            raise UserError(f"{type(self).__name__}: batch_size is {batch_size}, but it must be at least 1.", 2)
+        if not 0 < val_fraction < 1:
+            raise UserError(
+                f"{type(self).__name__}: val_fraction is {val_fraction}, but it must lie between 0 and 1.", 2
+            )
+        self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
+        self._cursor = Cursor()
+
+    @abstractmethod
+    def load(self) -> tuple[Images, Images]:
+        """The training images (validation included) and the test images; called once by each process.
+
+        Raises:
+            UserError: a file is missing, damaged or foreign; the sentence names it and says what to do.
+        """
+
+    @cached_property
+    def splits(self) -> dict[str, Images]:
+        """The images of `train`, `val` and `test`."""
+        train, test = self.load()
+        train, val = random_split(train, self.val_fraction, self.split_seed)
+        splits = {"train": train, "val": val, "test": test}
+        for name, images in splits.items():
+            if len(images.labels) == 0:
+                raise UserError(f"{type(self).__name__}: the {name} split is empty; it needs at least one image.")
+        return splits
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height, width of every image."""
+        return self.splits["train"].image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; 1 where there are none."""
+        return len(self.splits["train"].classes)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training images, validation not included."""
+        return len(self.splits["train"].labels)
+
+    def train_dataloader(self) -> Loader:
+        """Batches of the training split."""
+        return Loader(
+            self.splits["train"], self.batch_size, *self._rank_and_processes(), seed=self.seed, cursor=self._cursor
+        )
+
+    def val_dataloader(self) -> Loader:
+        """Batches of the validation split."""
+        return Loader(self.splits["val"], self.batch_size, *self._rank_and_processes())
+
+    def test_dataloader(self) -> Loader:
+        """Batches of the test split."""
+        return Loader(self.splits["test"], self.batch_size, *self._rank_and_processes())
+
+    def predict_dataloader(self) -> Loader:
+        """Batches of the test split."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in the data, for the checkpoint."""
+        return {"epoch": self._cursor.epoch, "position": self._cursor.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._cursor.epoch, self._cursor.position = state_dict["epoch"], state_dict["position"]
+        self._cursor.resumed = True
+
+    def _rank_and_processes(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def random_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+    """`images` without a random `fraction` of them, and that fraction; the same for the same seed."""
+    n = len(images.labels)
+    held_out = min(max(round(n * fraction), 1), n - 1) if n > 1 else 0
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[held_out:].sort().values), images.subset(order[:held_out].sort().values)

@@ -1,0 +1,95 @@
+"""Turns what the parser says about a wrong call into one sentence, with a suggestion where there is one."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from encdec import plugins
+from encdec.data import DataModule
+from encdec.networks import Decoder, Encoder
+from encdec.observations import Observation
+from encdec.paradigms import Paradigm
+
+KINDS: dict[str, type] = {
+    "model": Paradigm,
+    "data": DataModule,
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "observation": Observation,
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
+}
+"""What a key of the config that names a class must be."""
+_LONGEST = 400
+
+
+def sentence(message: str, keys: Iterable[str]) -> str:
+    """One sentence for an error message of jsonargparse.
+
+    Args:
+        message: of one or many lines.
+        keys: the keys that the parser knows, for suggestions.
+    """
+    key_match = re.search(r'Parser key "([^"]+)"', message)
+    key = key_match[1] if key_match else ""
+    if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+        choices = re.findall(r"[\w-]+", match[2])
+        return f"{match[1]!r} is not a command{_suggest(match[1], choices)}; the commands are {', '.join(choices)}."
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        flag = match[1].split("=")[0].lstrip("-")
+        return f"There is no option --{flag}{_suggest(flag, keys, prefix='--')}."
+    if match := re.search(r"Option '([^']+)' is not accepted", message):
+        return f"There is no option {match[1]!r} here{_suggest(match[1], _parameters())}."
+    if match := re.search(r"does not accept option '([^']+)'", message):
+        name = match[1].partition(".")[0]
+        tops = {known.partition(".")[0] for known in keys}
+        return f"A config has no key {name!r}{_suggest(name, tops)}."
+    if match := re.search(r"arguments are required: (\S+)", message):
+        name = match[1].rpartition(".")[2]
+        return f"--{name} is missing: give --config FILE, for example configs/vae.yaml, or --{name} NAME."
+    if match := re.search(r"File does not exist: '([^']+)'", message):
+        configs = [str(path) for path in Path().glob("configs/**/*.yaml")]
+        name = Path(match[1]).name
+        return f"There is no file {match[1]!r}{_suggest(name, {Path(p).name: p for p in configs})}."
+    kind = KINDS.get(key.rpartition(".")[2])
+    if kind is not None and (match := re.search(r"(?:dot import path string|Given value): (\S+)", message)):
+        names = [cls.__name__ for cls in plugins.subclasses(kind)]
+        name = match[1].rpartition(".")[2]
+        return f"{key}: there is no class {match[1]!r}{_suggest(name, names)}; known are {', '.join(names)}."
+    if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
+        return f"{key}: {match[2]!r} is not valid; expected {_type_name(match[1])}."
+    if match := re.search(r"Given value: (.*)", message):
+        expected = dict.fromkeys(_type_name(name) for name in re.findall(r"- Expected an? (.+)", message))
+        return f"{key}: {match[1]!r} is not valid; expected {' or '.join(expected)}."
+    text = " ".join(message.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    by_name = known if isinstance(known, dict) else {candidate: candidate for candidate in known}
+    lowered = {candidate.lower(): value for candidate, value in by_name.items()}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{lowered[close[0]]}?" if close else ""
+
+
+def _parameters() -> set[str]:
+    classes = [cls for kind in KINDS.values() for cls in plugins.subclasses(kind)]
+    return {
+        name
+        for cls in [Paradigm, DataModule, Trainer, *classes]
+        for name in inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+        if name not in ("self", "args", "kwargs")
+    }
+
+
+def _type_name(name: str) -> str:
+    """A type as people write it: "<class 'float'>" -> "float", "typing.Literal['a', 'b']" -> "'a', 'b'"."""
+    name = re.sub(r"<class '([\w.]+\.)?(\w+)'>", r"\2", name).replace("typing.", "")
+    name = re.sub(r"Literal\[(.*?)\]", r"one of \1", name)
+    return name.replace("NoneType", "null")

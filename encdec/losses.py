@@ -1,0 +1,75 @@
+"""Pure loss functions. Each sums over pixels (or latent dimensions) and gives one value for each image, (B,).
+
+Decoders return the *logits* of pixel means; no loss applies a sigmoid before a logarithm, which would be
+unsafe in mixed precision. Everything below is computed in float32 (or float64), whatever the inputs are.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """`tensor` in float32, or as it is if it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def squared_error(mean: Tensor, x: Tensor) -> Tensor:
+    """‖x − mean‖² for each image: (B, …), (B, …) -> (B,), summed over pixels."""
+    return (full_precision(mean) - full_precision(x)).square().flatten(1).sum(1)
+
+
+def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
+    """−log p(x|z) of independent Bernoulli pixels: (B, …), (B, …) -> (B,), in nats per image.
+
+    For grey pixels x in (0, 1) this is the cross-entropy −x log p − (1−x) log(1−p), whose minimum is the
+    entropy of x and not zero.
+    """
+    logits, x = full_precision(logits), full_precision(x)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def gaussian_nll(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """−log N(x; mean, σ²I): (B, …), (B, …) -> (B,), in nats per image, normalising constant included."""
+    constant = x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    return squared_error(mean, x) / (2 * sigma**2) + constant
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) ‖ N(0, I)): (B, d), (B, d) -> (B,), in nats per image.
+
+    Source: Kingma & Welling 2014, https://arxiv.org/abs/1312.6114, appendix B.
+    """
+    mean, log_var = full_precision(mean), full_precision(log_var)
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+
+
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
+    """−log p(x_b|z_k) of all pairs: (K, …), (B, …) -> (B, K), in nats per image.
+
+    One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
+    """
+    logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
+    return F.softplus(logits).sum(1) - x @ logits.T
+
+
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """−log N(x_b; mean_k, σ²I) of all pairs: (K, …), (B, …) -> (B, K), in nats per image.
+
+    One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
+    """
+    mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
+    squares = x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
+    constant = x.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    return squares / (2 * sigma**2) + constant
+
+
+def prior_nll(nll: Tensor) -> Tensor:
+    """L_K = −log (1/K) Σ_k p(x|z_k) from −log p(x|z_k) of codes drawn from the prior: (B, K) -> (B,), nats."""
+    return math.log(nll.shape[1]) - torch.logsumexp(-full_precision(nll), dim=1)

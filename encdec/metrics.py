@@ -1,0 +1,52 @@
+"""What every paradigm is measured with, and the exact means of it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from encdec import losses
+
+
+def pixel_terms(logits: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """How far an output is from its image: (B, C, H, W), (B, C, H, W) -> one value for each image, (B,).
+
+    `mse`: squared error of the pixel means sigmoid(logits), mean over pixels. `bce`: Bernoulli cross-entropy,
+    sum over pixels, in nats per image.
+    """
+    mse = losses.squared_error(losses.full_precision(logits).sigmoid(), x) / x[0].numel()
+    return {"mse": mse, "bce": losses.bernoulli_nll(logits, x)}
+
+
+class RunningMeans:
+    """Means over images of per-image terms, exact over batches of any size and over processes.
+
+    Sums are kept in float64 on the terms' device, so that an update never waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._count = 0
+
+    def update(self, terms: Mapping[str, Tensor]) -> None:
+        """Add a batch: every term is (B,), and the names are the same at every update."""
+        values = torch.stack([term.detach() for term in terms.values()])
+        # Apple's GPUs have no float64
+        sums = values.sum(1, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
+        self._names = list(terms)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._count += values.shape[1]
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def compute(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The mean of every term; `sum_over_processes` adds a tensor up over all processes."""
+        assert self._sums is not None, "compute() before update()"
+        total = sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+        return dict(zip(self._names, total[:-1] / total[-1], strict=True))

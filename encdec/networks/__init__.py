@@ -1,0 +1,16 @@
+"""Encoders and decoders, independent of the paradigms that use them."""
+
+from encdec.networks.base import Decoder, DecoderCallable, Encoder, EncoderCallable
+from encdec.networks.conv import ConvDecoder, ConvEncoder
+from encdec.networks.mlp import MLPDecoder, MLPEncoder
+
+__all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
+    "Decoder",
+    "DecoderCallable",
+    "Encoder",
+    "EncoderCallable",
+    "MLPDecoder",
+    "MLPEncoder",
+]

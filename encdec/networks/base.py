@@ -1,0 +1,42 @@
+"""What an encoder and a decoder are, and how a config makes them."""
+
+from abc import ABC
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from encdec.types import Shape
+
+
+class Encoder(nn.Module, ABC):
+    """Maps images to numbers: (B, C, H, W) -> (B, out_features).
+
+    A subclass takes `image_shape` and `out_features` first; whatever follows is set from the config.
+    """
+
+    def __init__(self, image_shape: Shape, out_features: int) -> None:
+        super().__init__()
+        self.image_shape, self.out_features = image_shape, out_features
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply `forward`, typed."""
+        return super().__call__(x)  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module, ABC):
+    """Maps numbers to the logits of pixel means: (B, in_features) -> (B, C, H, W); no sigmoid at its end.
+
+    A subclass takes `in_features` and `image_shape` first; whatever follows is set from the config.
+    """
+
+    def __init__(self, in_features: int, image_shape: Shape) -> None:
+        super().__init__()
+        self.in_features, self.image_shape = in_features, image_shape
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Apply `forward`, typed."""
+        return super().__call__(z)  # type: ignore[no-any-return]
+
+
+EncoderCallable = Callable[[Shape, int], Encoder]
+DecoderCallable = Callable[[int, Shape], Decoder]

@@ -1,0 +1,60 @@
+"""Gaussian noise that is a function of what it is for, instead of a stream that is consumed.
+
+`normal(seed, draw, index, dim)` hashes its arguments, so the noise of an image depends on the seed and the image
+and on nothing else: not on the batch size, the number of processes or workers, or what was drawn before. The
+codes of evaluations and the fixed codes of `EncoderlessVAE` are made this way. A hash costs ten times a call of
+torch.randn, so training steps seed a generator by `step_seed` instead.
+"""
+
+import hashlib
+import math
+import struct
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    value &= 0xFFFFFFFFFFFFFFFF
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_MIX_1, _MIX_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+# odd constants without a small linear relation, so that (seed, draw, index) do not collide
+_STEP, _SEED_STEP, _DRAW_STEP = _signed(0x9E3779B97F4A7C15), 0xD6E8FEB86659FD93, 0xA0761D6478BD642F
+
+
+def _shift(h: Tensor, bits: int) -> Tensor:
+    return (h >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts int64 arithmetically; clear the copied sign
+
+
+def _mix(h: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014, https://doi.org/10.1145/2714064.2660195)."""
+    h = (h ^ _shift(h, 30)) * _MIX_1
+    h = (h ^ _shift(h, 27)) * _MIX_2
+    return h ^ _shift(h, 31)
+
+
+def normal(seed: int, draw: int, index: Tensor, dim: int) -> Tensor:
+    """Standard normal numbers, float32, (B, dim): row b is a function of (seed, draw, index[b]) alone.
+
+    Args:
+        seed: the run's seed.
+        draw: which draw this is, where one image needs several.
+        index: int64, (B,), what each row is for, for example the position of an image in its split.
+        dim: how many numbers a row has.
+    """
+    key = _signed(seed * _SEED_STEP + draw * _DRAW_STEP)
+    row = _mix(index * _STEP + key)
+    column = torch.arange(1, (dim + 1) // 2 + 1, device=index.device) * _STEP
+    h = _mix(row.unsqueeze(1) + column)
+    # Box-Muller: the two halves of a hash give a radius and an angle, these give two normal numbers
+    radius = ((_shift(h, 32) + 1).float() * 2.0**-32).log().mul(-2).sqrt()
+    angle = (h & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :dim]
+
+
+def step_seed(*keys: int) -> int:
+    """A seed for a generator, a function of `keys`, for example (seed, step): another key, an unrelated seed."""
+    digest = hashlib.blake2b(struct.pack(f"{len(keys)}q", *keys), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

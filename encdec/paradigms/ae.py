@@ -1,0 +1,106 @@
+"""Autoencoder, and its ablation in which the encoder is shown nothing."""
+
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from encdec import losses
+from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
+from encdec.paradigms.base import Paradigm, require_positive
+from encdec.types import Batch, Told
+
+
+@final
+class AE(Paradigm):
+    """Autoencoder: minimises L = (1/N) Σ_i ‖x_i − f(g(x_i))‖², f the decoder, g the encoder.
+
+    With `encoder_input: zeros` the encoder is shown g(0) while x_i stays the target. Then f(g(0)) carries no
+    information about x_i, and L is a quadratic whose minimum is the mean image: the loss ends at the variance of
+    the data. Such a model is evaluated twice: fed with the original images (`val/mse`) and fed with zeros, as in
+    training (`val/mse_zeros`; `val/loss` is the objective and therefore fed with zeros too).
+
+    An autoencoder has no prior. Its samples decode a Gaussian fitted to the codes of the training images
+    (ex-post density estimation: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, sec. 4).
+
+    Source: Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647.
+
+    Args:
+        encoder: makes g: (B, C, H, W) -> (B, latent_dim).
+        decoder: makes f: (B, latent_dim) -> (B, C, H, W), logits.
+        latent_dim: size of the code.
+        encoder_input: what the encoder is shown in training, the image or zeros.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderCallable = MLPEncoder,
+        decoder: DecoderCallable = MLPDecoder,
+        latent_dim: int = 32,
+        encoder_input: Literal["image", "zeros"] = "image",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.latent_dim, self.encoder_input = latent_dim, encoder_input
+        require_positive(self, "latent_dim")
+        self.told = Told.IMAGE if encoder_input == "image" else Told.NOTHING
+        self.encoder = encoder(self.image_shape, latent_dim)
+        self.decoder = decoder(latent_dim, self.image_shape)
+        self.codes = _GaussianFit(latent_dim)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: ‖x − f(g(x))‖², summed over pixels; see the class for what zero-fed training reports."""
+        zeros = self.encoder_input == "zeros"
+        z = self.encoder(torch.zeros_like(batch.x) if zeros else batch.x)
+        if self.training:
+            self.codes.update(z)
+        logits = self.decoder(z)
+        terms = {"loss": losses.squared_error(logits.sigmoid(), batch.x)}
+        if not zeros:
+            return {**terms, "logits": logits}
+        if self.training:
+            return {**terms, "logits_zeros": logits}
+        return {**terms, "logits": self.decoder(self.encoder(batch.x)), "logits_zeros": logits}
+
+    def encode(self, batch: Batch) -> Tensor:
+        """g(x)."""
+        return self.encoder(batch.x)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """f(z)."""
+        return self.decoder(z)
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """Codes from the Gaussian that was fitted to the training codes."""
+        return self.codes(noise)
+
+
+class _GaussianFit(nn.Module):
+    """N(mean, cov) of the codes seen in training, as exponential moving averages over batches.
+
+    The network that makes the codes moves, so recent batches count for more: a batch's weight is 1/t in step t,
+    and 0.01 from step 100 on.
+    """
+
+    mean: Tensor
+    second_moment: Tensor
+    steps: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("second_moment", torch.eye(dim))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, z: Tensor) -> None:
+        z = z.to(self.mean.dtype)
+        self.steps += 1
+        weight = (1 / self.steps).clamp(min=0.01).to(z.dtype)
+        self.mean.lerp_(z.mean(0), weight)
+        self.second_moment.lerp_(z.T @ z / len(z), weight)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        mean, second_moment = self.mean.float(), self.second_moment.float()
+        variances, axes = torch.linalg.eigh(second_moment - torch.outer(mean, mean))
+        return (mean + noise.float() @ (axes * variances.clamp(min=0).sqrt()).T).to(noise.dtype)

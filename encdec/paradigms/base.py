@@ -1,0 +1,324 @@
+"""What a paradigm is: the few methods that it writes, and all that it gets for them."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, final
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from encdec.metrics import RunningMeans, pixel_terms
+from encdec.noise import normal, step_seed
+from encdec.types import Batch, Shape, Told, UserError
+
+
+class Paradigm(pl.LightningModule, ABC):
+    """A way to train a generative model: write `losses` and `decode`, inherit the rest.
+
+    A paradigm has a latent code z of `latent_dim` numbers and a decoder from (z, y) to the logits of an image.
+    What differs between paradigms is where a training image's z comes from. It may also write
+
+    - `encode`, where an image has a code: makes `reconstruct` work;
+    - `prior`, where codes are not distributed as N(0, I);
+    - `parameter_groups`, where parts of it learn at different rates;
+
+    and overrides nothing else. Its `__init__` sets `self.told` and `self.latent_dim`.
+
+    Args:
+        image_shape: channels, height, width; the command line takes it from the data.
+        num_classes: number of labels, 1 where there are none; taken from the data.
+        num_train: number of training images; taken from the data.
+        seed: seed of all noise; the command line takes it from `seed_everything`.
+        optimizer: makes the optimizer from parameter groups.
+        lr_scheduler: makes the learning rate's scheduler from the optimizer; stepped once an epoch.
+
+    Raises:
+        UserError: a size is not positive.
+    """
+
+    told: Told
+    """What the decoder learns about the image it is asked for."""
+    latent_dim: int
+    """Size of the latent code z."""
+
+    def __init__(
+        self,
+        image_shape: Shape,
+        num_classes: int = 1,
+        num_train: int = 1,
+        seed: int = 0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self.training_means: dict[str, float] = {}  # what was last logged, for the progress bar
+        self._means = RunningMeans()
+        self._generator: torch.Generator | None = None
+        self._draws = 0
+        self._logged_step = 0
+        self._not_rebuildable: list[str] = []
+        self.save_hyperparameters(logger=False)
+        self._make_hparams_loadable()
+        require_positive(self, "num_classes", "num_train")
+
+    # ------------------------------------------------------------------ what a paradigm writes
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The objective's terms for each image of a batch.
+
+        `loss`, (B,), is minimised (its mean over images); other (B,) values are logged under their names.
+        `logits`, (B, C, H, W), is the output that was compared with `batch.x`: it is measured as `mse` and `bce`
+        and shown in the image grids. A second output `logits_NAME` is measured as `mse_NAME` and `bce_NAME`.
+        """
+
+    @abstractmethod
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """Logits of p(x|z) (or of p(x|z, y)): (B, latent_dim), (B,) -> (B, C, H, W)."""
+
+    def encode(self, batch: Batch) -> Tensor | None:
+        """The codes whose decodings reconstruct a batch, (B, latent_dim); None where images have no code."""
+        return None
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """Codes distributed as the prior, from standard normal noise: (B, latent_dim) -> (B, latent_dim)."""
+        return noise
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for the optimizer, each with its own settings where it needs some."""
+        return [{"params": list(self.parameters())}]
+
+    # ------------------------------------------------------------------ what a paradigm and its users call
+
+    @final
+    @torch.no_grad()
+    def sample(self, y: Tensor, noise: Tensor | None = None) -> Tensor:
+        """One image for each label: (B,) -> (B, C, H, W), pixel means in [0, 1].
+
+        Args:
+            y: labels, int64; a paradigm without labels reads only how many there are.
+            noise: standard normal, (B, latent_dim); drawn from torch's global generator if None.
+        """
+        if noise is None:
+            noise = torch.randn(len(y), self.latent_dim, device=y.device)
+        return self.decode(self.prior(noise.to(self.dtype)), y).float().sigmoid()
+
+    @final
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """The decodings of a batch's codes, pixel means in [0, 1], (B, C, H, W); None where there are no codes."""
+        z = self.encode(batch)
+        return None if z is None else self.decode(z, batch.y).float().sigmoid()
+
+    @final
+    def noise(self, index: Tensor, dim: int) -> Tensor:
+        """Standard normal noise for the images at `index`: (B,) -> (B, dim).
+
+        In training it is fresh at each step, a function of (seed, step, position in the global batch); in
+        evaluation it is the same every time, a function of (seed, image). So neither the number of processes nor
+        the batch size of an evaluation changes a result.
+        """
+        self._draws += 1
+        if not self.training:
+            return normal(self.seed, -self._draws, index, dim).to(self.dtype)
+        rank, processes = self._rank_and_processes()
+        return self._fresh(len(index) * processes, dim, index.device)[rank::processes]
+
+    @final
+    def shared_noise(self, count: int, dim: int) -> Tensor:
+        """Standard normal noise, (count, dim), the same for all images of a batch and on all processes.
+
+        Fresh at each step in training, the same for all batches in evaluation.
+        """
+        self._draws += 1
+        if not self.training:
+            return normal(self.seed, -self._draws, torch.arange(count, device=self.device), dim).to(self.dtype)
+        return self._fresh(count, dim, self.device)
+
+    @final
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer that the config asks for, over `groups`."""
+        return self._optimizer(groups)
+
+    # ------------------------------------------------------------------ what Lightning calls
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on a batch; the loss is the mean of the images' losses."""
+        # keyed by the count of batches, because global_step repeats under gradient accumulation
+        step = self.trainer.fit_loop.total_batch_idx
+        if self._generator is None:
+            self._generator = torch.Generator(self.device)
+        self._generator.manual_seed(step_seed(self.seed, step))
+        dropout_seed = step_seed(self.seed, step, self.global_rank)
+        torch.default_generator.manual_seed(dropout_seed)  # torch.manual_seed takes 0.15 ms
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(dropout_seed)
+        terms = self._measure(batch)
+        self._means.update(terms)
+        return terms["loss"].mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the means over the images since the last time, every `log_every_n_steps` optimizer steps."""
+        if self.global_step - self._logged_step >= self.trainer.log_every_n_steps:
+            self._log_training()
+
+    def on_train_start(self) -> None:
+        """Count the logging interval from here, also after a resume."""
+        self._logged_step = self.global_step
+        self._means.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Log what training has summed up, so that the sums of two stages never mix."""
+        if self.trainer.training and self._means:
+            self._log_training()
+        self._means.reset()
+
+    def on_train_end(self) -> None:
+        """Log the steps since the last time."""
+        if self._means:
+            self._log_training()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._means.update(self._measure(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the exact means over the split."""
+        self._log_split("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start new sums."""
+        self._means.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._means.update(self._measure(batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the exact means over the split."""
+        self._log_split("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:
+        """Reconstruct a batch; where images have no code, `reconstruction` is None."""
+        self._draws = 0
+        z = self.encode(batch)
+        reconstruction = None if z is None else self.decode(z, batch.y).float().sigmoid()
+        return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to write a checkpoint from which the model could not be rebuilt."""
+        if self._not_rebuildable:
+            raise UserError(
+                f"{type(self).__name__}: a checkpoint can't rebuild {', '.join(self._not_rebuildable)} from a lambda "
+                "or a function: give a class, or functools.partial of a class."
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the scheduler if there is one."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        if self._lr_scheduler is None:
+            return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    # ------------------------------------------------------------------ inside
+
+    def outputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The objective's terms, (B,), and the measured outputs, (B, C, H, W), by their suffix ("" or "_NAME")."""
+        self._draws = 0
+        terms, outputs = {}, {}
+        for name, value in self.losses(batch).items():
+            if name.startswith("logits"):
+                outputs[name.removeprefix("logits")] = value
+            else:
+                terms[name] = value
+        return terms, outputs
+
+    def _make_hparams_loadable(self) -> None:
+        """Turn classes among the hyper-parameters into the plain values that the command line would store.
+
+        So a checkpoint of a run in pure Python loads without trusting pickled code.
+        """
+        if "_instantiator" in self.hparams:
+            return  # the command line did it
+        for name, value in list(self.hparams.items()):
+            spec = _class_spec(value)
+            if spec is not None:
+                self.hparams[name] = spec
+            elif callable(value):
+                del self.hparams[name]
+                if name not in ("optimizer", "lr_scheduler"):  # a model is rebuilt without these
+                    self._not_rebuildable.append(name)
+        self.hparams["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
+    def _measure(self, batch: Batch) -> dict[str, Tensor]:
+        terms, outputs = self.outputs(batch)
+        for suffix, logits in outputs.items():
+            for name, value in pixel_terms(logits.detach(), batch.x).items():
+                terms.setdefault(name + suffix, value)
+        return terms
+
+    def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
+        # without a trainer there is no step to key the noise by, so it comes from torch's global generator
+        generator = None if self._trainer is None else self._generator
+        return torch.randn(count, dim, generator=generator, device=device, dtype=self._noise_dtype()).to(self.dtype)
+
+    def _noise_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def _rank_and_processes(self) -> tuple[int, int]:
+        return (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _sum_over_processes(self, tensor: Tensor) -> Tensor:
+        total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _log_training(self) -> None:
+        means = self._means.compute(self._sum_over_processes)
+        self._means.reset()
+        self._logged_step = self.global_step
+        self.training_means = {name: value.item() for name, value in means.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics({f"train/{k}": v for k, v in self.training_means.items()}, step=self.global_step)
+
+    def _log_split(self, stage: str) -> None:
+        means = self._means.compute(self._sum_over_processes)
+        self._means.reset()
+        # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
+        values = {f"{stage}/{name}": value.float() for name, value in means.items()}
+        self.log_dict(values, sync_dist=True)
+
+
+def require_positive(owner: object, *names: str) -> None:
+    """Check that attributes of `owner` are greater than zero.
+
+    Raises:
+        UserError: one is not; the sentence names it.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not value > 0:
+            raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)
+
+
+def _class_spec(value: object) -> dict[str, Any] | None:
+    """A class, or a partial of one, as a config writes it; None for anything else."""
+    arguments: Mapping[str, Any] = {}
+    if isinstance(value, functools.partial) and not value.args:
+        value, arguments = value.func, value.keywords
+    if not isinstance(value, type):
+        return None
+    spec: dict[str, Any] = {"class_path": f"{value.__module__}.{value.__qualname__}"}
+    return {**spec, "init_args": dict(arguments)} if arguments else spec

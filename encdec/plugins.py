@@ -1,0 +1,124 @@
+"""Plugins: entry points of installed packages, then the files of ./plugins.
+
+A plugin adds paradigms, data modules, networks and callbacks by defining classes; importing it is all that it
+takes. Files become modules of the package `encdec_plugins`, so that saved configs and checkpoints can name them.
+"""
+
+import importlib.util
+import inspect
+import sys
+import types
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+from lightning.pytorch import Callback
+
+from encdec.data import DataModule
+from encdec.networks import Decoder, Encoder
+from encdec.paradigms import Paradigm
+from encdec.types import UserError
+
+ENTRY_POINT_GROUP = "encdec.plugins"
+PACKAGE = "encdec_plugins"
+
+T = TypeVar("T")
+
+
+def load(folder: Path | None = None) -> list[str]:
+    """Import all plugins that are not imported yet, and say what is wrong with those that can't be.
+
+    Args:
+        folder: where plugin files are, ./plugins by default.
+
+    Returns:
+        One sentence for each plugin that failed to import, with its name and its error.
+
+    Raises:
+        UserError: two classes of one kind have the same name.
+    """
+    problems = []
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry_point.load()
+        except Exception as error:
+            problems.append(_problem(f"{entry_point.name} ({entry_point.value})", error))
+    folder = Path("plugins") if folder is None else folder
+    for path in sorted(folder.glob("*.py")):
+        try:
+            _import_file(path.resolve())
+        except Exception as error:
+            problems.append(_problem(str(path), error))
+    refuse_duplicates()
+    return problems
+
+
+def subclasses(base: type[T]) -> list[type[T]]:
+    """The concrete classes derived from `base` that have been imported, sorted by name."""
+    found: set[type[T]] = set()
+    todo = [base]
+    while todo:
+        for cls in todo.pop().__subclasses__():
+            todo.append(cls)
+            if not inspect.isabstract(cls) and _is_current(cls):
+                found.add(cls)
+    return sorted(found, key=lambda cls: (cls.__name__, cls.__module__))
+
+
+def refuse_duplicates() -> None:
+    """Check that every short name means one class.
+
+    Raises:
+        UserError: two paradigms, data modules, networks or callbacks have the same name; it names both places.
+    """
+    for base in (Paradigm, DataModule, Encoder, Decoder, Callback):
+        by_name: dict[str, type] = {}
+        for cls in subclasses(base):
+            other = by_name.setdefault(cls.__name__, cls)
+            # Lightning has callbacks of its own with equal names; they matter only against ours
+            if other is not cls and (base is not Callback or {_origin(cls), _origin(other)} & {"encdec", PACKAGE}):
+                raise UserError(
+                    f"Two classes are named {cls.__name__}, in {_place(other)} and in {_place(cls)}: rename one, "
+                    f"so that `{cls.__name__}` means one thing."
+                )
+
+
+def _import_file(path: Path) -> None:
+    name = f"{PACKAGE}.{path.stem}"
+    module = sys.modules.get(name)
+    if module is not None and module.__file__ == str(path):
+        return
+    package = sys.modules.setdefault(PACKAGE, types.ModuleType(PACKAGE))
+    package.__path__ = [str(path.parent)]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    setattr(package, path.stem, module)
+
+
+def _is_current(cls: type) -> bool:
+    """Whether a class is the one its module has under its name, and not a leftover of a failed or earlier import."""
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, cls.__name__, None) is cls or not cls.__module__.startswith(PACKAGE)
+
+
+def _problem(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or "no message"
+    return f"Plugin {name} can't be imported and is left out: {type(error).__name__}: {reason}"
+
+
+def _origin(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _place(cls: type) -> str:
+    try:
+        return inspect.getfile(cls)
+    except (OSError, TypeError):
+        return cls.__module__

@@ -1,0 +1,50 @@
+"""Silences what a user can do nothing about, at its source, so that what is left deserves to be read."""
+
+import logging
+import warnings
+
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "lightning.fabric.utilities.distributed",
+)
+_MESSAGES = (
+    "GPU available",  # the report's first line names the device
+    "TPU available",
+    "HPU available",
+    "💡 Tip",  # advertisements
+    "Seed set to",
+    "[rank: ",  # "Seed set to", once for each process
+    "Initializing distributed",
+    "----------------------------------------------------------------------------------------------------",
+    "distributed_backend=",
+    "`Trainer.",  # "`Trainer.fit` stopped": the report says how it ended
+    "Restoring states from",
+    "Restored all states from",
+    "Loaded model weights from",
+    "`weights_only` was not set",
+)
+_WARNINGS = (
+    r".*LeafSpec.*is deprecated",  # Lightning calls what this torch deprecates
+    r".*smaller than the logging interval",  # means are logged at the end of training in any case
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    r".*exists and is not empty",
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # our loader goes on mid-epoch
+)
+
+
+class _Filter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(_MESSAGES)
+
+
+_FILTER = _Filter()
+
+
+def install() -> None:
+    """Install the filters; calling it again changes nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_FILTER)
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,43 @@
+"""What flows between the parts: image shapes, batches, what a decoder is told, and errors meant for users."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+"""Channels, height, width of one image."""
+
+
+class Batch(NamedTuple):
+    """A batch of B images.
+
+    Attributes:
+        x: pixels in [0, 1], float, (B, C, H, W).
+        y: labels, int64, (B,); zeros where a data set has none.
+        index: position of each image in its split, int64, (B,); the same in every run.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+
+class Told(StrEnum):
+    """What a decoder learns about the image it is asked for; it decides which floor its loss has."""
+
+    NOTHING = "nothing"
+    LABEL = "label"
+    IMAGE = "image"
+
+
+class UserError(Exception):
+    """Bad input from a user: one sentence that names the thing, what was expected and what to do.
+
+    The command line prints it without a traceback and exits with `exit_code`: 2 for a wrong call,
+    1 for a fault found at run time.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
