@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
             "which are not known here."
         )
     try:
-        paradigm = pl.LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Lightning calls what jsonargparse 4 deprecates
+            paradigm = pl.LightningModule.load_from_checkpoint(Path(path), map_location="cpu", weights_only=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
@@ -79,7 +82,7 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
 
 def _parameters(cls: type) -> set[str]:
     """The names that the constructors of a class and its bases accept."""
-    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base.__init__).parameters}
+    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base).parameters}
 
 
 def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:

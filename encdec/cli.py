@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from encdec import __version__, checkpoints, errors, plugins, quiet
-from encdec.callbacks import BestAndLast, Dashboard, ImageGrids, Progress, Report, Throughput, WritePredictions
+from encdec.callbacks import (
+    BestAndLast,
+    Dashboard,
+    Header,
+    ImageGrids,
+    Progress,
+    Throughput,
+    WritePredictions,
+    report_fit,
+    report_split,
+)
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
@@ -77,7 +87,9 @@ class CLI(LightningCLI):
         held = checkpoints.paradigm_class(checkpoint, path).__name__
         wanted = self.config[command].model.class_path.rpartition(".")[2]
         if held != wanted:
-            raise UserError(f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with.")
+            raise UserError(
+                f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
+            )
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
@@ -89,13 +101,25 @@ class CLI(LightningCLI):
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
             kwargs["logger"] = self._make_logger(config.default_root_dir)
-        callbacks = [Report(), Throughput()]
+        callbacks = [Header(), Throughput()]
         if config.logger is not False:
             callbacks += [Dashboard(), LearningRateMonitor("epoch")]
         if config.enable_progress_bar is not False:
             callbacks.append(Progress())
         kwargs["callbacks"] = [*_as_list(config.callbacks), *callbacks]
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Print what came out."""
+        report_fit(self.trainer)
+
+    def after_validate(self) -> None:
+        """Print what came out."""
+        report_split(self.trainer, "val")
+
+    def after_test(self) -> None:
+        """Print what came out."""
+        report_split(self.trainer, "test")
 
     def _make_logger(self, root: str | None) -> TensorBoardLogger:
         path = self._checkpoint

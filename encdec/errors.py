@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
@@ -16,7 +17,7 @@ from encdec.networks import Decoder, Encoder
 from encdec.observations import Observation
 from encdec.paradigms import Paradigm
 
-KINDS: dict[str, type] = {
+KINDS: dict[str, type[Any]] = {
     "model": Paradigm,
     "data": DataModule,
     "encoder": Encoder,
@@ -59,7 +60,7 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         return f"There is no file {match[1]!r}{_suggest(name, {Path(p).name: p for p in configs})}."
     kind = KINDS.get(key.rpartition(".")[2])
     if kind is not None and (match := re.search(r"(?:dot import path string|Given value): (\S+)", message)):
-        names = [cls.__name__ for cls in plugins.subclasses(kind)]
+        names = [known.__name__ for known in plugins.subclasses(kind)]
         name = match[1].rpartition(".")[2]
         return f"{key}: there is no class {match[1]!r}{_suggest(name, names)}; known are {', '.join(names)}."
     if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
@@ -79,13 +80,10 @@ def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _parameters() -> set[str]:
-    classes = [cls for kind in KINDS.values() for cls in plugins.subclasses(kind)]
-    return {
-        name
-        for cls in [Paradigm, DataModule, Trainer, *classes]
-        for name in inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-        if name not in ("self", "args", "kwargs")
-    }
+    classes: list[type] = [Paradigm, DataModule, Trainer]
+    for kind in KINDS.values():
+        classes += plugins.subclasses(kind)
+    return {name for cls in classes for name in inspect.signature(cls).parameters} - {"args", "kwargs"}
 
 
 def _type_name(name: str) -> str:

@@ -46,26 +46,24 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
 
 
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
 def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     """−log p(x_b|z_k) of all pairs: (K, …), (B, …) -> (B, K), in nats per image.
 
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    return F.softplus(logits).sum(1) - x @ logits.T
+    with torch.autocast(x.device.type, enabled=False):
+        return F.softplus(logits).sum(1) - x @ logits.T
 
 
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
 def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
     """−log N(x_b; mean_k, σ²I) of all pairs: (K, …), (B, …) -> (B, K), in nats per image.
 
     One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
-    squares = x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
+    with torch.autocast(x.device.type, enabled=False):
+        squares = x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
     constant = x.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
     return squares / (2 * sigma**2) + constant
 

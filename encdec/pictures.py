@@ -11,7 +11,8 @@ _GREY = 0.5  # separates images, whatever their background
 
 def grid(images: Tensor, columns: int) -> Tensor:
     """Images side by side, row by row: (N, C, H, W) in [0, 1] -> (C, H', W')."""
-    return make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=_GREY)
+    picture: Tensor = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=_GREY)
+    return picture
 
 
 def comparison(rows: Sequence[Tensor], columns: int) -> Tensor:

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, for which a batch has no use
 
 
 class Told(StrEnum):

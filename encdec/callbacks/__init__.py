@@ -4,7 +4,17 @@ from encdec.callbacks.checkpoints import BestAndLast
 from encdec.callbacks.dashboard import Dashboard
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
-from encdec.callbacks.terminal import Progress, Report
+from encdec.callbacks.terminal import Header, Progress, report_fit, report_split
 from encdec.callbacks.throughput import Throughput
 
-__all__ = ["BestAndLast", "Dashboard", "ImageGrids", "Progress", "Report", "Throughput", "WritePredictions"]
+__all__ = [
+    "BestAndLast",
+    "Dashboard",
+    "Header",
+    "ImageGrids",
+    "Progress",
+    "Throughput",
+    "WritePredictions",
+    "report_fit",
+    "report_split",
+]

@@ -59,4 +59,4 @@ class BestAndLast(ModelCheckpoint):
         self._last_step_saved = trainer.global_step
         assert self.dirpath is not None
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
-        trainer.save_checkpoint(self.last_model_path)
+        trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops

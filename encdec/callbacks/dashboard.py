@@ -62,11 +62,11 @@ class Dashboard(pl.Callback):
             "precision": str(trainer.precision),
             "max_epochs": trainer.max_epochs,
         }
-        values = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+        values = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in values.items()}
         metrics = {name: 0.0 for name in trainer.callback_metrics if name.startswith("val/")}
         for writer in tensorboard_writers(trainer):
             for summary in hparams(values, metrics):  # the metrics' values are those of the scalars of that name
-                writer.file_writer.add_summary(summary)
+                writer._get_file_writer().add_summary(summary)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

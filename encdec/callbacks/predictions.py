@@ -46,8 +46,7 @@ class WritePredictions(pl.Callback):
     ) -> None:
         """Keep the reconstructions."""
         if outputs["reconstruction"] is not None:
-            self._parts.append({name: value.float().cpu() if value.is_floating_point() else value.cpu()
-                                for name, value in outputs.items()})
+            self._parts.append({name: _to_cpu(value) for name, value in outputs.items()})
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
@@ -61,9 +60,7 @@ class WritePredictions(pl.Callback):
         written = self._write_samples(pl_module, folder)
         if reconstructions is not None:
             written += _write_reconstructions(reconstructions, folder)
-        ends = None if reconstructions is None else reconstructions["z"]
-        labels = None if reconstructions is None else reconstructions["y"]
-        written += self._write_interpolations(pl_module, folder, ends, labels)
+        written += self._write_interpolations(pl_module, folder, reconstructions)
         print(f"{folder}: {', '.join(written)}", flush=True)
 
     def _gather(self, trainer: pl.Trainer, folder: Path) -> dict[str, Tensor] | None:
@@ -88,36 +85,42 @@ class WritePredictions(pl.Callback):
     def _write_samples(self, paradigm: Paradigm, folder: Path) -> list[str]:
         y, columns = sample_labels(paradigm.num_classes)
         noise = fixed_noise(len(y), paradigm.latent_dim)
-        on_device = noise.to(paradigm.device, paradigm.dtype)
-        images = paradigm.sample(y.to(paradigm.device), on_device).cpu()
-        z = paradigm.prior(on_device).detach().float().cpu()
-        torch.save({"images": images, "y": y, "z": z, "noise": noise}, folder / "samples.pt")
+        images = paradigm.sample(y.to(paradigm.device), noise.to(paradigm.device)).cpu()
+        torch.save({"images": images, "y": y, "z": _prior(paradigm, noise), "noise": noise}, folder / "samples.pt")
         save_image(enlarge(grid(images, columns)), folder / "samples.png")
         return ["samples.png", "samples.pt"]
 
     def _write_interpolations(
-        self, paradigm: Paradigm, folder: Path, ends: Tensor | None, labels: Tensor | None
+        self, paradigm: Paradigm, folder: Path, reconstructions: dict[str, Tensor] | None
     ) -> list[str]:
-        if ends is None:
-            ends = paradigm.prior(
-                fixed_noise(2 * self.num_rows, paradigm.latent_dim).to(paradigm.device, paradigm.dtype)
-            ).detach().float().cpu()
+        if reconstructions is None:
+            ends = _prior(paradigm, fixed_noise(2 * self.num_rows, paradigm.latent_dim))
+            y = torch.arange(self.num_rows) % paradigm.num_classes
+        else:
+            ends, y = reconstructions["z"], reconstructions["y"]
         rows = min(self.num_rows, len(ends) // 2)
         if rows == 0:
             return []
-        first, last = ends[:rows], ends[rows : 2 * rows]
-        y = torch.arange(rows) % paradigm.num_classes if labels is None else labels[:rows]
+        first, last, y = ends[:rows, None], ends[rows : 2 * rows, None], y[:rows]
         weights = torch.linspace(0, 1, self.num_steps)[:, None]
-        z = torch.stack([a + weights * (b - a) for a, b in zip(first, last, strict=True)])
+        z = (1 - weights) * first + weights * last
         with torch.no_grad():
-            logits = paradigm.decode(
-                z.flatten(0, 1).to(paradigm.device, paradigm.dtype),
-                y.repeat_interleave(self.num_steps).to(paradigm.device),
-            )
-        images = logits.float().sigmoid().cpu().unflatten(0, (rows, self.num_steps))
+            on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
+            logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))
+        images = logits.float().sigmoid().cpu()
+        save_image(enlarge(grid(images, self.num_steps)), folder / "interpolations.png")
+        images = images.reshape(rows, self.num_steps, *images.shape[1:])
         torch.save({"images": images, "z": z, "y": y}, folder / "interpolations.pt")
-        save_image(enlarge(grid(images.flatten(0, 1), self.num_steps)), folder / "interpolations.png")
         return ["interpolations.png", "interpolations.pt"]
+
+
+@torch.no_grad()
+def _prior(paradigm: Paradigm, noise: Tensor) -> Tensor:
+    return paradigm.prior(noise.to(paradigm.device)).float().cpu()
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu()
 
 
 def _write_reconstructions(reconstructions: dict[str, Tensor], folder: Path) -> list[str]:

@@ -28,9 +28,11 @@ UNITS = {
 class Progress(RichProgressBar):
     """A progress bar with the training and validation loss and the validation MSE."""
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The numbers beside the bar."""
-        shown: dict[str, int | str | float] = {}
+        shown: dict[str, int | str | float | dict[str, float]] = {}
         if isinstance(pl_module, Paradigm) and "loss" in pl_module.training_means:
             shown["loss"] = f"{pl_module.training_means['loss']:.4g}"
         for name in ("val/loss", "val/mse", "test/mse"):
@@ -39,11 +41,11 @@ class Progress(RichProgressBar):
         return shown
 
 
-class Report(pl.Callback):
-    """Says what is trained on what at the start, and at the end what came out and where it lies."""
+class Header(pl.Callback):
+    """Says in one line what is trained on what."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One line."""
+        """Print it."""
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not isinstance(data, DataModule):
             return
@@ -54,36 +56,30 @@ class Report(pl.Callback):
             f"{len(data.splits['val'].labels):,} to validate; {_devices(trainer)}; seed {data.seed}"
         )
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The table of the best and the last checkpoint."""
-        checkpoints = trainer.checkpoint_callback
-        if not trainer.is_global_zero or not isinstance(checkpoints, BestAndLast) or not checkpoints.last_model_path:
-            return
-        files = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
-        files = {name: _short(path) for name, path in files.items() if path}
-        contents = {name: _read(path) for name, path in files.items()}
-        _print_table(
-            {f"{name} (epoch {content['epoch'] + 1})": content[METRICS_KEY] for name, content in contents.items()}
-        )
-        for name, path in files.items():
-            _print(f"{name}: {path}")
-        if trainer.log_dir is not None:
-            _print(f"curves and pictures: tensorboard --logdir {_short(Path(trainer.log_dir).parent.parent)}")
-        _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The table of `validate`."""
-        if not trainer.training and not trainer.sanity_checking:
-            self._print_split(trainer, "val")
+def report_fit(trainer: pl.Trainer) -> None:
+    """Print the metrics of the best and the last checkpoint, where they lie, and what to type next."""
+    checkpoints = trainer.checkpoint_callback
+    if not trainer.is_global_zero or not isinstance(checkpoints, BestAndLast) or not checkpoints.last_model_path:
+        return
+    paths = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
+    files = {name: _short(path) for name, path in paths.items() if path}
+    contents = {name: _read(path) for name, path in files.items()}
+    # a checkpoint at the end of training counts the epoch that would come next
+    epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
+    _print_table({f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()})
+    for name, path in files.items():
+        _print(f"{name}: {path}")
+    if trainer.log_dir is not None:
+        _print(f"curves and pictures: tensorboard --logdir {_short(Path(trainer.log_dir).parent.parent)}")
+    _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The table of `test`."""
-        self._print_split(trainer, "test")
 
-    def _print_split(self, trainer: pl.Trainer, stage: str) -> None:
-        if trainer.is_global_zero and trainer.state.fn != "fit":
-            values = {name: value.item() for name, value in trainer.callback_metrics.items()}
-            _print_table({"mean over the split": {n: v for n, v in values.items() if n.startswith(f"{stage}/")}})
+def report_split(trainer: pl.Trainer, stage: str) -> None:
+    """Print the means over a split, of `validate` or `test`."""
+    if trainer.is_global_zero:
+        values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        _print_table({"mean over the split": {n: v for n, v in values.items() if n.startswith(f"{stage}/")}})
 
 
 def _print_table(columns: dict[str, dict[str, float]]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from encdec.paradigms.base import log_interval
 from encdec.types import Batch
 
 
@@ -31,7 +32,7 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count a batch; log every `log_every_n_steps` optimizer steps."""
         self._images += len(batch.x) * trainer.world_size
-        if trainer.global_step - self._logged_step >= trainer.log_every_n_steps:
+        if trainer.global_step - self._logged_step >= log_interval(trainer):
             now = perf_counter()
             seconds = self._seconds + now - self._since
             for logger in trainer.loggers:

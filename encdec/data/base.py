@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, final
+from typing import Any, Self, TypeVar, final
 
 import lightning.pytorch as pl
 import torch
@@ -14,28 +14,37 @@ from encdec.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
 
-class Images(Protocol):
-    """The images of one split, wherever they are kept."""
+class Images(ABC):
+    """The images of one split, wherever they are kept.
+
+    Attributes:
+        labels: int64, (N,); zeros where there are none.
+        classes: name of each label.
+    """
 
     labels: Tensor
-    """int64, (N,); zeros where there are none."""
     classes: tuple[str, ...]
-    """Name of each label."""
 
     @property
+    @abstractmethod
     def image_shape(self) -> Shape:
         """Channels, height, width."""
 
-    def subset(self, indices: Tensor) -> "Images":
+    @abstractmethod
+    def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, without a copy of the pixels."""
 
+    @abstractmethod
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The pixels of each batch of indices, uint8, (B, C, H, W)."""
 
 
+SomeImages = TypeVar("SomeImages", bound=Images)
+
+
 @final
 @dataclass(frozen=True)
-class InMemoryImages:
+class InMemoryImages(Images):
     """Images held as one uint8 tensor, from which a batch is one gather.
 
     Attributes:
@@ -70,7 +79,7 @@ class InMemoryImages:
         _, channels, height, width = self.pixels.shape
         return channels, height, width
 
-    def subset(self, indices: Tensor) -> "InMemoryImages":
+    def subset(self, indices: Tensor) -> Self:
         """The images at `indices`; the pixels are shared."""
         rows = indices if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
@@ -170,9 +179,7 @@ class DataModule(pl.LightningDataModule, ABC):
         UserError: a value is out of range.
     """
 
-    def __init__(
-        self, batch_size: int = 128, val_fraction: float = 0.1, split_seed: int = 0, seed: int = 0
-    ) -> None:
+    def __init__(self, batch_size: int = 128, val_fraction: float = 0.1, split_seed: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         if batch_size < 1:
@@ -249,7 +256,7 @@ class DataModule(pl.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def random_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+def random_split(images: SomeImages, fraction: float, seed: int) -> tuple[SomeImages, SomeImages]:
     """`images` without a random `fraction` of them, and that fraction; the same for the same seed."""
     n = len(images.labels)
     held_out = min(max(round(n * fraction), 1), n - 1) if n > 1 else 0

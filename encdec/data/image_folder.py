@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class ImageFolder(DataModule):
                 "or one folder of them for each class."
             )
         labels = torch.tensor([label for label, pictures in enumerate(by_folder) for _ in pictures])
-        shape = (1 if self.mode == "grey" else 3, self.size, self.size)
+        shape: Shape = (1 if self.mode == "grey" else 3, self.size, self.size)
         return _ImagesOnDisk(paths, labels, classes, shape, self.num_workers)
 
     def _place(self, images: "_ImagesOnDisk") -> Images:
@@ -114,20 +114,24 @@ def read_picture(path: Path, image_shape: Shape) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class _ImagesOnDisk:
+class _ImagesOnDisk(Images):
     """Pictures that are decoded when a batch asks for them. See `Images`."""
 
     paths: list[Path]
     labels: Tensor
     classes: tuple[str, ...]
-    image_shape: Shape
+    shape: Shape
     num_workers: int
 
-    def subset(self, indices: Tensor) -> "_ImagesOnDisk":
+    @property
+    def image_shape(self) -> Shape:
+        return self.shape
+
+    def subset(self, indices: Tensor) -> Self:
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        loader: DataLoader[Tensor] = DataLoader(
+        loader: DataLoader[Tensor | UserError] = DataLoader(
             _Decoded(self.paths, self.image_shape),
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.num_workers,

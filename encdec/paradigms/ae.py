@@ -72,7 +72,7 @@ class AE(Paradigm):
 
     def prior(self, noise: Tensor) -> Tensor:
         """Codes from the Gaussian that was fitted to the training codes."""
-        return self.codes(noise)
+        return self.codes.transport(noise)
 
 
 class _GaussianFit(nn.Module):
@@ -98,9 +98,11 @@ class _GaussianFit(nn.Module):
         self.steps += 1
         weight = (1 / self.steps).clamp(min=0.01).to(z.dtype)
         self.mean.lerp_(z.mean(0), weight)
-        self.second_moment.lerp_(z.T @ z / len(z), weight)
+        with torch.autocast(z.device.type, enabled=False):
+            self.second_moment.lerp_(z.T @ z / len(z), weight)
 
-    def forward(self, noise: Tensor) -> Tensor:
+    def transport(self, noise: Tensor) -> Tensor:
         mean, second_moment = self.mean.float(), self.second_moment.float()
         variances, axes = torch.linalg.eigh(second_moment - torch.outer(mean, mean))
-        return (mean + noise.float() @ (axes * variances.clamp(min=0).sqrt()).T).to(noise.dtype)
+        scaled_axes: Tensor = axes * variances.clamp(min=0).sqrt()
+        return (mean + noise.float() @ scaled_axes.T).to(noise.dtype)

@@ -108,7 +108,7 @@ class Paradigm(pl.LightningModule, ABC):
         """
         if noise is None:
             noise = torch.randn(len(y), self.latent_dim, device=y.device)
-        return self.decode(self.prior(noise.to(self.dtype)), y).float().sigmoid()
+        return self.decode(self.prior(noise.to(self.code_dtype)), y).float().sigmoid()
 
     @final
     @torch.no_grad()
@@ -127,7 +127,7 @@ class Paradigm(pl.LightningModule, ABC):
         """
         self._draws += 1
         if not self.training:
-            return normal(self.seed, -self._draws, index, dim).to(self.dtype)
+            return normal(self.seed, -self._draws, index, dim).to(self.code_dtype)
         rank, processes = self._rank_and_processes()
         return self._fresh(len(index) * processes, dim, index.device)[rank::processes]
 
@@ -139,13 +139,21 @@ class Paradigm(pl.LightningModule, ABC):
         """
         self._draws += 1
         if not self.training:
-            return normal(self.seed, -self._draws, torch.arange(count, device=self.device), dim).to(self.dtype)
+            return normal(self.seed, -self._draws, torch.arange(count, device=self.device), dim).to(self.code_dtype)
         return self._fresh(count, dim, self.device)
 
     @final
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer that the config asks for, over `groups`."""
         return self._optimizer(groups)
+
+    @final
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """The type of the weights, and so of codes."""
+        dtype = self.dtype
+        assert isinstance(dtype, torch.dtype)
+        return dtype
 
     # ------------------------------------------------------------------ what Lightning calls
 
@@ -166,7 +174,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the means over the images since the last time, every `log_every_n_steps` optimizer steps."""
-        if self.global_step - self._logged_step >= self.trainer.log_every_n_steps:
+        if self.global_step - self._logged_step >= log_interval(self.trainer):
             self._log_training()
 
     def on_train_start(self) -> None:
@@ -272,10 +280,7 @@ class Paradigm(pl.LightningModule, ABC):
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
         # without a trainer there is no step to key the noise by, so it comes from torch's global generator
         generator = None if self._trainer is None else self._generator
-        return torch.randn(count, dim, generator=generator, device=device, dtype=self._noise_dtype()).to(self.dtype)
-
-    def _noise_dtype(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+        return torch.randn(count, dim, generator=generator, device=device).to(self.code_dtype)
 
     def _rank_and_processes(self) -> tuple[int, int]:
         return (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -301,6 +306,11 @@ class Paradigm(pl.LightningModule, ABC):
         self.log_dict(values, sync_dist=True)
 
 
+def log_interval(trainer: pl.Trainer) -> int:
+    """How many optimizer steps lie between two points of a training curve."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set outside Trainer.__init__
+
+
 def require_positive(owner: object, *names: str) -> None:
     """Check that attributes of `owner` are greater than zero.
 
@@ -317,7 +327,7 @@ def _class_spec(value: object) -> dict[str, Any] | None:
     """A class, or a partial of one, as a config writes it; None for anything else."""
     arguments: Mapping[str, Any] = {}
     if isinstance(value, functools.partial) and not value.args:
-        value, arguments = value.func, value.keywords
+        arguments, value = value.keywords, value.func
     if not isinstance(value, type):
         return None
     spec: dict[str, Any] = {"class_path": f"{value.__module__}.{value.__qualname__}"}

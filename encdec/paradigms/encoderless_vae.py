@@ -77,7 +77,7 @@ class EncoderlessVAE(Paradigm):
     def paired_codes(self, batch: Batch) -> Tensor:
         """The random code that each image is paired with, (B, latent_dim)."""
         if self.codes == "fixed" and self.training:
-            return normal(self.seed, _FIXED, batch.index, self.latent_dim).to(self.dtype)
+            return normal(self.seed, _FIXED, batch.index, self.latent_dim).to(self.code_dtype)
         return self.noise(batch.index, self.latent_dim)
 
     def encode(self, batch: Batch) -> Tensor | None:
