@@ -47,9 +47,7 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = write("batches.meta", {"label_names": names})
     monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [batch("test_batch")])
-    monkeypatch.setattr(
-        datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
-    )
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
 
 
 def write_pictures(root: Path, per_class: int = 12) -> None:

@@ -1,0 +1,45 @@
+"""Fixtures: a project folder of its own for each test, and the real command line in this process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import seed_everything
+
+from encdec.cli import main
+
+from .small_data import write_all
+
+ROOT = Path(__file__).parent.parent
+RunCLI = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    seed_everything(0, verbose=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with the shipped configs and plugins, small data sets, and no runs, as working directory."""
+    for name in ("configs", "plugins"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    write_all(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    # what a Lightning run leaves in the environment would leak into the next test
+    for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(variable, "0")
+    yield tmp_path
+
+
+@pytest.fixture
+def cli(project: Path) -> RunCLI:
+    """The command line, on one CPU process."""
+
+    def run(*args: str) -> None:
+        main([*args, "--trainer.accelerator=cpu", "--trainer.devices=1"] if args[0] in COMMANDS else [*args])
+
+    return run
+
+
+COMMANDS = {"fit", "validate", "test", "predict"}

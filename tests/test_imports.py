@@ -1,0 +1,48 @@
+"""Imports run one way: types ← losses, networks, data ← paradigms ← callbacks ← cli."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "encdec"
+LAYERS = {
+    "types": 0,
+    "noise": 0,
+    "losses": 1,
+    "networks": 1,
+    "quiet": 1,
+    "observations": 2,
+    "metrics": 2,
+    "pictures": 2,
+    "data": 2,
+    "paradigms": 3,
+    "plugins": 4,
+    "checkpoints": 5,
+    "errors": 5,
+    "callbacks": 5,
+    "cli": 6,
+    "testing": 6,
+    "__main__": 7,
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of encdec that a file imports at its top."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "encdec":
+            parts = node.module.split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        assert imports(path) == set(), "`import encdec` must stay instant"
+        return
+    assert part in LAYERS, f"give {part} a layer in this test"
+    for other in imports(path) - {part}:
+        assert LAYERS[other] < LAYERS[part], f"{part} must not import {other}"

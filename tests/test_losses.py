@@ -1,0 +1,98 @@
+"""Losses against torch.distributions, and their gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
+
+from encdec import losses
+from encdec.observations import Bernoulli as BernoulliObservation
+from encdec.observations import Gaussian, Observation
+
+B, K, SHAPE = 5, 7, (2, 3, 4)
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(B, *SHAPE)
+
+
+def test_squared_error_is_summed_over_pixels(logits: Tensor) -> None:
+    x = torch.rand(B, *SHAPE)
+    expected = [
+        sum((a - b) ** 2 for a, b in zip(m, t, strict=True))
+        for m, t in zip(logits.flatten(1).tolist(), x.flatten(1).tolist(), strict=True)
+    ]
+    torch.testing.assert_close(losses.squared_error(logits, x), torch.tensor(expected))
+
+
+def test_bernoulli_nll_of_binary_images(logits: Tensor) -> None:
+    x = torch.randint(0, 2, (B, *SHAPE)).float()
+    expected = -Independent(Bernoulli(logits=logits), 3).log_prob(x)
+    torch.testing.assert_close(losses.bernoulli_nll(logits, x), expected)
+
+
+def test_bernoulli_nll_of_grey_images_is_the_cross_entropy_with_the_entropy_as_its_minimum() -> None:
+    x = torch.rand(B, *SHAPE).clamp(0.01, 0.99)
+    entropy = Independent(Bernoulli(probs=x), 3).entropy()
+    torch.testing.assert_close(losses.bernoulli_nll(x.logit(), x), entropy)
+    assert (losses.bernoulli_nll(x.logit() + 0.1, x) > entropy).all()
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0])
+def test_gaussian_nll(logits: Tensor, sigma: float) -> None:
+    x = torch.rand(B, *SHAPE)
+    expected = -Independent(Normal(logits, sigma), 3).log_prob(x)
+    torch.testing.assert_close(losses.gaussian_nll(logits, x, sigma), expected)
+
+
+def test_gaussian_kl() -> None:
+    mean, log_var = torch.randn(B, 6), torch.randn(B, 6)
+    posterior = MultivariateNormal(mean, torch.diag_embed(log_var.exp()))
+    expected = kl_divergence(posterior, MultivariateNormal(torch.zeros(6), torch.eye(6)))
+    torch.testing.assert_close(losses.gaussian_kl(mean, log_var), expected)
+
+
+@pytest.mark.parametrize("observation", [BernoulliObservation(), Gaussian(0.3)])
+def test_nll_matrix_is_the_nll_of_all_pairs(observation: Observation) -> None:
+    logits, x = torch.randn(K, *SHAPE), torch.rand(B, *SHAPE)
+    pairs = [[observation.nll(logits[k : k + 1], x[b : b + 1]).item() for k in range(K)] for b in range(B)]
+    torch.testing.assert_close(observation.nll_matrix(logits, x), torch.tensor(pairs), rtol=1e-4, atol=1e-4)
+
+
+def test_prior_nll_is_minus_the_log_of_the_average_likelihood() -> None:
+    nll = 3 * torch.rand(B, K, dtype=torch.float64)
+    torch.testing.assert_close(losses.prior_nll(nll), -(-nll).exp().mean(1).log())
+
+
+def test_prior_nll_of_one_code_is_its_nll_and_large_values_do_not_underflow() -> None:
+    nll = torch.tensor([[800.0], [2000.0]])
+    torch.testing.assert_close(losses.prior_nll(nll), nll[:, 0])
+    torch.testing.assert_close(losses.prior_nll(nll.repeat(1, 4)), nll[:, 0])
+    far_apart = torch.tensor([[800.0, 2000.0]])
+    torch.testing.assert_close(losses.prior_nll(far_apart), torch.tensor([800.0 + math.log(2)]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+def test_gradients_are_finite_for_extreme_outputs(scale: float) -> None:
+    logits = (scale * torch.randn(B, *SHAPE)).requires_grad_()
+    x = torch.randint(0, 2, (B, *SHAPE)).float()
+    matrix = BernoulliObservation().nll_matrix(logits, x)
+    loss = losses.bernoulli_nll(logits, x).sum() + losses.prior_nll(matrix).sum()
+    loss = loss + Gaussian(0.1).nll(logits, x).sum()
+    (gradient,) = torch.autograd.grad(loss, [logits])
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_are_computed_in_full_precision_under_autocast(dtype: torch.dtype) -> None:
+    logits, x = torch.randn(K, 1, 28, 28), torch.rand(B, 1, 28, 28)
+    full = BernoulliObservation().nll_matrix(logits, x)
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = BernoulliObservation().nll_matrix(logits, x)
+        single = losses.bernoulli_nll(logits.to(dtype)[:B], x)
+    assert mixed.dtype == single.dtype == torch.float32
+    torch.testing.assert_close(mixed, full)

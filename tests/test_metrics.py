@@ -1,0 +1,45 @@
+"""Exact means and what they are means of."""
+
+import numpy as np
+import torch
+
+from encdec.metrics import RunningMeans, pixel_terms
+
+
+def test_pixel_terms_against_numpy() -> None:
+    logits, x = torch.randn(4, 3, 5, 6), torch.rand(4, 3, 5, 6)
+    p, t = 1 / (1 + np.exp(-logits.double().numpy())), x.double().numpy()
+    terms = pixel_terms(logits, x)
+    np.testing.assert_allclose(terms["mse"].numpy(), ((p - t) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    bce = -(t * np.log(p) + (1 - t) * np.log(1 - p)).sum((1, 2, 3))
+    np.testing.assert_allclose(terms["bce"].numpy(), bce, rtol=1e-5)
+
+
+def test_running_means_are_exact_over_uneven_batches_and_processes() -> None:
+    values = torch.rand(103) * 1e4
+    shards = [values[0::2], values[1::2]]
+    means = []
+    for shard in shards:
+        running = RunningMeans()
+        for part in shard.split([1, 30, len(shard) - 31]):
+            running.update({"a": part, "b": 2 * part})
+        means.append(running)
+    totals = [torch.zeros(3, dtype=torch.float64)]
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        totals[0] = totals[0] + tensor
+        return totals[0]
+
+    means[0].compute(add)
+    result = means[1].compute(add)  # the second process sees the sum of both
+    torch.testing.assert_close(result["a"], values.double().mean(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(result["b"], 2 * values.double().mean(), rtol=1e-9, atol=0)
+
+
+def test_running_means_are_empty_after_a_reset() -> None:
+    running = RunningMeans()
+    assert not running
+    running.update({"a": torch.ones(2)})
+    assert running
+    running.reset()
+    assert not running
