@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -125,7 +126,9 @@ class CLI(LightningCLI):
         path = self._checkpoint
         if path is not None and path.parent.name == "checkpoints":  # go on in the folder of that run
             run = path.resolve().parent.parent
-            return TensorBoardLogger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
+            # relative, as it was when the run began, so that the checkpoint's paths are still those of the run
+            folder = os.path.relpath(run.parent.parent)
+            return TensorBoardLogger(folder, run.parent.name, run.name, default_hp_metric=False)
         name = self.config[self.config.subcommand].name or type(self.model).__name__.lower()
         return TensorBoardLogger(Path(root or ".", RUNS), name, default_hp_metric=False)
 
@@ -171,7 +174,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 **{command: {"allow_abbrev": False} for command in CLI.subcommands()},
             },
             auto_configure_optimizers=False,
-            args=_with_config_of_checkpoint(sys.argv[1:] if args is None else list(args)),
+            args=_with_config_of_checkpoint(_check_configs(sys.argv[1:] if args is None else list(args))),
         )
     except Exception as error:
         if os.environ.get("ENCDEC_DEBUG") == "1":
@@ -184,17 +187,35 @@ def main(args: Sequence[str] | None = None) -> None:
         raise
 
 
+def _flag_values(args: list[str], *flags: str) -> list[str]:
+    """The values of a flag, given as `--flag value` or `--flag=value`."""
+    values = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = arg.partition("=")
+        if flag in flags:
+            values.append(value if equals else following)
+    return values
+
+
+def _check_configs(args: list[str]) -> list[str]:
+    """`args`, if every config among them is YAML; the parser would not name the file that is not."""
+    for config in _flag_values(args, "--config", "-c"):
+        if Path(config).is_file():
+            try:
+                yaml.safe_load(Path(config).read_text())
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+    return args
+
+
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:
     """`--ckpt_path RUN/checkpoints/best.ckpt` alone means: with the config that this run saved."""
-    if any(arg.split("=")[0] in ("--config", "-c", "--model") for arg in args):
+    if _flag_values(args, "--config", "-c", "--model"):
         return args
-    for position, arg in enumerate(args):
-        flag, _, value = arg.partition("=")
-        if flag == "--ckpt_path":
-            path = Path(value or (args[position + 1] if position + 1 < len(args) else ""))
-            config = path.parent.parent / "config.yaml"
-            if path.is_file() and config.is_file():
-                return [args[0], "--config", str(config), *args[1:]]
+    for value in _flag_values(args, "--ckpt_path"):
+        config = Path(value).parent.parent / "config.yaml"
+        if Path(value).is_file() and config.is_file():
+            return [args[0], "--config", str(config), *args[1:]]
     return args
 
 

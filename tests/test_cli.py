@@ -1,0 +1,208 @@
+"""The command line: overrides, short names, errors that are one sentence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import encdec
+
+from .conftest import RunCLI
+
+SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
+VAE = ("fit", "--config", "configs/vae.yaml")
+
+
+def printed(cli: RunCLI, capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, object]:
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *args, "--print_config")
+    assert stop.value.code in (0, None)
+    config: dict[str, object] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def test_short_names_alone_train(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--model", "VAE", "--data", "Digits", "--model.encoder", "ConvEncoder", *SHORT)
+    assert (project / "lightning_logs/vae/version_0/checkpoints/best.ckpt").is_file()
+
+
+def test_a_plugins_class_goes_by_its_short_name(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--model", "AutoDecoder", "--model.code_steps=2", *SHORT)
+    saved = yaml.safe_load((project / "lightning_logs/autodecoder/version_0/config.yaml").read_text())
+    assert saved["model"]["class_path"] == "encdec_plugins.autodecoder.AutoDecoder"
+    loaded = encdec.load("lightning_logs/autodecoder/version_0/checkpoints/last.ckpt")
+    assert loaded.sample(torch.zeros(2).long()).shape == (2, 1, 8, 8)
+
+
+def test_later_configs_and_flags_win(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "layer.yaml").write_text("model: {init_args: {beta: 4.0, latent_dim: 5}}\n")
+    config = printed(cli, capsys, "--config", "configs/vae.yaml", "--config", "layer.yaml", "--model.latent_dim=7")
+    init_args = config["model"]["init_args"]  # type: ignore[index]
+    assert (init_args["beta"], init_args["latent_dim"]) == (4.0, 7)
+    assert init_args["decoder"]["init_args"] == {"hidden": [512]}, "what a layer does not name stays"
+
+
+def test_optimizer_and_scheduler_are_injected(cli: RunCLI, project: Path) -> None:
+    cli(*VAE, "--model.optimizer=SGD", "--model.optimizer.lr=0.25", "--model.lr_scheduler=StepLR",
+        "--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=0.5", *SHORT)  # fmt: skip
+    state = torch.load(project / "lightning_logs/vae/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.25
+    assert state["lr_schedulers"][0]["gamma"] == 0.5
+
+
+def test_data_is_linked_to_the_model_and_the_seed_to_both(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/decoder.yaml", "--data", "MNIST", "--seed_everything=5", *SHORT)
+    loaded = encdec.load("lightning_logs/decoder/version_0/checkpoints/last.ckpt")
+    assert loaded.image_shape == (1, 28, 28)
+    assert (loaded.num_classes, loaded.num_train, loaded.seed) == (10, 54, 5)
+
+
+def test_a_checkpoint_brings_its_config(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(*VAE, "--model.latent_dim=3", "--name=mine", *SHORT)
+    checkpoint = "lightning_logs/mine/version_0/checkpoints/best.ckpt"
+    for command in ("validate", "test", "predict"):
+        cli(command, "--ckpt_path", checkpoint)
+    out = capsys.readouterr().out
+    assert "val/mse" in out
+    assert "test/mse" in out
+    assert len(list(project.glob("lightning_logs/*/*"))) == 1, "all belongs to the run that made the checkpoint"
+
+
+def test_predict_writes_pictures_and_tensors(cli: RunCLI, project: Path) -> None:
+    cli(*VAE, *SHORT)
+    cli("predict", "--ckpt_path=lightning_logs/vae/version_0/checkpoints/best.ckpt")
+    folder = project / "lightning_logs/vae/version_0/predictions"
+    content = {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+    assert set(content) == {"samples", "reconstructions", "interpolations"}
+    paradigm = encdec.load(project / "lightning_logs/vae/version_0/checkpoints/best.ckpt")
+    samples, reconstructions, interpolations = (content[k] for k in ("samples", "reconstructions", "interpolations"))
+    torch.testing.assert_close(samples["images"], paradigm.sample(samples["y"], samples["noise"]))
+    assert torch.equal(reconstructions["index"], torch.arange(359)), "the whole test split, in its order"
+    decoded = paradigm.decode(reconstructions["z"], reconstructions["y"]).sigmoid()
+    torch.testing.assert_close(reconstructions["reconstruction"], decoded.detach())
+    torch.testing.assert_close(interpolations["images"][:, 0], reconstructions["reconstruction"][:8])
+    for name in content:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_of_a_paradigm_without_codes_writes_no_reconstructions(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae_noenc.yaml", *SHORT)
+    cli(
+        "predict",
+        "--ckpt_path=lightning_logs/vae_noenc/version_0/checkpoints/last.ckpt",
+        "--predictions.output_dir=out",
+    )
+    assert {path.name for path in (project / "out").iterdir()} == {
+        "samples.png", "samples.pt", "interpolations.png", "interpolations.pt"}  # fmt: skip
+
+
+def test_max_steps_within_an_epoch_still_leaves_a_checkpoint(cli: RunCLI, project: Path) -> None:
+    cli(*VAE, "--trainer.max_steps=3")
+    state = torch.load(project / "lightning_logs/vae/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 3
+
+
+def test_last_is_the_last_even_when_it_is_not_the_best(cli: RunCLI, project: Path) -> None:
+    cli(*VAE, "--checkpoint.monitor=val/kl", "--checkpoint.mode=min", "--trainer.max_epochs=3")
+    folder = project / "lightning_logs/vae/version_0/checkpoints"
+    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert last["global_step"] == 33
+    assert best["metrics"]["val/kl"] <= last["metrics"]["val/kl"]
+
+
+BAD_CALLS = {
+    "unknown command": (["fti"], "'fti' is not a command; did you mean fit?"),
+    "no model": (["fit"], "--model is missing"),
+    "unknown model": (["fit", "--model", "VEA"], "there is no class 'VEA'; did you mean VAE?"),
+    "unknown data": (["fit", "--model", "VAE", "--data", "MNSIT"], "did you mean MNIST?"),
+    "unknown network": ([*VAE, "--model.encoder", "MLPEncode"], "did you mean MLPEncoder?"),
+    "unknown optimizer": ([*VAE, "--model.optimizer", "Adm"], "there is no class 'Adm'; did you mean Adam?"),
+    "unknown model option": ([*VAE, "--model.betta=3"], "no option 'betta' here; did you mean beta?"),
+    "unknown network option": ([*VAE, "--model.encoder.hiden=3"], "did you mean hidden?"),
+    "abbreviated option": ([*VAE, "--trainer.max_epoch=3"], "did you mean --trainer.max_epochs?"),
+    "wrong type": ([*VAE, "--model.beta=x"], "beta: 'x' is not valid; expected float."),
+    "wrong choice": ([*VAE, "--trainer.precision=7"], "trainer.precision: '7' is not valid"),
+    "value out of range": ([*VAE, "--model.latent_dim=0"], "VAE: latent_dim is 0"),
+    "data out of range": ([*VAE, "--data.batch_size=0"], "Digits: batch_size is 0"),
+    "network too deep": ([*VAE, "--model.encoder=ConvEncoder", "--model.encoder.channels=[1,1,1,1,1]"], "at most 3"),
+    "missing config": (["fit", "--config", "configs/vea.yaml"], "did you mean configs/vae.yaml?"),
+    "config with a typo": (["fit", "--config", "typo.yaml"], "no key 'modle'; did you mean model?"),
+    "config that is no YAML": (["fit", "--config", "broken.yaml"], "broken.yaml"),
+    "random seed": ([*VAE, "--seed_everything=true"], "give a number"),
+    "test without a checkpoint": (["test", "--config", "configs/vae.yaml"], "give --ckpt_path FILE"),
+    "missing checkpoint": (["test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt"], "no checkpoint 'no.ckpt'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_wrong_call_is_one_sentence_and_exit_code_2(
+    name: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "typo.yaml").write_text("modle: {class_path: VAE}\n")
+    (project / "broken.yaml").write_text("model: {class_path: VAE\n")
+    args, expected = BAD_CALLS[name]
+    with pytest.raises(SystemExit) as stop:
+        cli(*args)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2, err
+    assert expected in err
+    assert err.startswith("encdec: error: ")
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (project / "lightning_logs").exists(), "a wrong call leaves nothing behind"
+
+
+BAD_FILES = {
+    "truncated": "can't be read as a checkpoint",
+    "foreign": "not a checkpoint of encdec",
+    "code": "can't be read as a checkpoint",
+    "another paradigm": "holds a ConditionalDecoder",
+    "another size": "does not fit the model",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_checkpoint_is_one_sentence_and_exit_code_1(
+    name: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, path = "configs/decoder.yaml", project / "bad.ckpt"
+    cli("fit", "--config", config, *SHORT)
+    good = project / "lightning_logs/decoder/version_0/checkpoints/last.ckpt"
+    flags = []
+    if name == "truncated":
+        path.write_bytes(good.read_bytes()[:2000])
+    elif name == "foreign":
+        torch.save({"weights": torch.zeros(2)}, path)
+    elif name == "code":
+        torch.save({"hyper_parameters": {"_class_path": Path("x")}}, path)
+    elif name == "another paradigm":
+        path.write_bytes(good.read_bytes())
+        config = "configs/vae.yaml"
+    else:
+        path.write_bytes(good.read_bytes())
+        flags = ["--model.latent_dim=3"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--config", config, "--ckpt_path", str(path), *flags)
+    err = capsys.readouterr().err
+    assert stop.value.code == 1, err
+    assert BAD_FILES[name] in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_missing_gpu_is_a_sentence(cli: RunCLI, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SystemExit) as stop:
+        encdec_main = __import__("encdec.cli", fromlist=["main"]).main
+        encdec_main([*VAE, "--trainer.accelerator=gpu", "--trainer.devices=1"])
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert "gpu" in err.lower()
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCDEC_DEBUG", "1")
+    with pytest.raises(encdec.types.UserError):
+        cli("test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt")
