@@ -110,17 +110,32 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*_as_list(config.callbacks), *callbacks]
         return super().instantiate_trainer(**kwargs)
 
-    def after_fit(self) -> None:
-        """Print what came out."""
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the trainer's methods that are not options, because we set them."""
+        ours = {"weights_only", "verbose", "return_predictions"}
+        return {command: skipped | ours for command, skipped in LightningCLI.subcommands().items()}
+
+    # weights_only: reading a checkpoint never runs code
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, and print what came out."""
+        self.trainer.fit(weights_only=True, **kwargs)
         report_fit(self.trainer)
 
-    def after_validate(self) -> None:
-        """Print what came out."""
+    def validate(self, **kwargs: Any) -> None:
+        """Measure on the validation split."""
+        self.trainer.validate(weights_only=True, verbose=False, **kwargs)
         report_split(self.trainer, "val")
 
-    def after_test(self) -> None:
-        """Print what came out."""
+    def test(self, **kwargs: Any) -> None:
+        """Measure on the test split."""
+        self.trainer.test(weights_only=True, verbose=False, **kwargs)
         report_split(self.trainer, "test")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write samples, reconstructions and interpolations."""
+        self.trainer.predict(weights_only=True, return_predictions=False, **kwargs)
 
     def _make_logger(self, root: str | None) -> TensorBoardLogger:
         path = self._checkpoint

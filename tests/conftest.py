@@ -1,6 +1,6 @@
 """Fixtures: a project folder of its own for each test, and the real command line in this process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the shipped configs and plugins, small data sets, and no runs, as working directory."""
     for name in ("configs", "plugins"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # what a Lightning run leaves in the environment would leak into the next test
     for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(variable, "0")
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

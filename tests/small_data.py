@@ -73,10 +73,11 @@ def write_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_datamodule(cls: type[DataModule], folder: Path, monkeypatch: pytest.MonkeyPatch) -> DataModule:
     """A data module of a class on small files; a plugin's must work with its defaults."""
     write_all(folder, monkeypatch)
-    arguments: dict[str, Any] = {
-        "MNIST": {"data_dir": str(folder / "data")},
-        "FashionMNIST": {"data_dir": str(folder / "data")},
-        "CIFAR10": {"data_dir": str(folder / "data")},
+    downloaded = {"data_dir": str(folder / "data")}
+    arguments: dict[str, dict[str, Any]] = {
+        "MNIST": downloaded,
+        "FashionMNIST": downloaded,
+        "CIFAR10": downloaded,
         "ImageFolder": {"path": str(folder / "data" / "pictures"), "size": 16},
-    }.get(cls.__name__, {})
-    return cls(batch_size=7, **arguments)
+    }
+    return cls(batch_size=7, **arguments.get(cls.__name__, {}))

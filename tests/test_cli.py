@@ -7,6 +7,8 @@ import torch
 import yaml
 
 import encdec
+from encdec.cli import main
+from encdec.types import UserError
 
 from .conftest import RunCLI
 
@@ -194,8 +196,7 @@ def test_a_missing_gpu_is_a_sentence(cli: RunCLI, capsys: pytest.CaptureFixture[
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(SystemExit) as stop:
-        encdec_main = __import__("encdec.cli", fromlist=["main"]).main
-        encdec_main([*VAE, "--trainer.accelerator=gpu", "--trainer.devices=1"])
+        main([*VAE, "--trainer.accelerator=gpu", "--trainer.devices=1"])
     assert stop.value.code == 1
     err = capsys.readouterr().err
     assert "gpu" in err.lower()
@@ -204,5 +205,5 @@ def test_a_missing_gpu_is_a_sentence(cli: RunCLI, capsys: pytest.CaptureFixture[
 
 def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCDEC_DEBUG", "1")
-    with pytest.raises(encdec.types.UserError):
+    with pytest.raises(UserError):
         cli("test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt")

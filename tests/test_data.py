@@ -1,6 +1,7 @@
 """Real formats read right, and every fault in a file named."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_the_real_fashion_mnist_has_the_known_floors(tmp_path: Path) -> None:
     assert within.item() == pytest.approx(0.05245, abs=5e-6)
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-7]), "its header promises"),
     "foreign": (lambda path: path.write_bytes(b"<html>not found</html>"), "is not an IDX file"),
     "empty": (lambda path: path.write_bytes(b""), "is not an IDX file"),
@@ -188,9 +189,13 @@ def test_an_undecodable_picture_is_named(memory: float, tmp_path: Path, monkeypa
     broken = tmp_path / "data" / "pictures" / "cats" / "broken.png"
     broken.write_bytes((tmp_path / "data" / "pictures" / "cats" / "0.png").read_bytes()[:60])
     data = ImageFolder(str(tmp_path / "data" / "pictures"), size=8, max_memory_gb=memory)
-    with pytest.raises(UserError, match=r"broken\.png can't be decoded"):
+
+    def read_everything() -> None:
         for split in data.splits.values():
             list(split.stream([torch.arange(len(split.labels))]))
+
+    with pytest.raises(UserError, match=r"broken\.png can't be decoded"):
+        read_everything()
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:

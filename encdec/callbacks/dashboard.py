@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.tensorboard.summary import hparams
 
 from encdec.callbacks.images import tensorboard_writers
@@ -51,7 +52,7 @@ class Dashboard(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the hyper-parameters, once it is known which metrics there are."""
-        if self._written or not trainer.training:
+        if self._written or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._written = True
         datamodule = getattr(trainer, "datamodule", None)

@@ -70,8 +70,9 @@ def report_fit(trainer: pl.Trainer) -> None:
     _print_table({f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()})
     for name, path in files.items():
         _print(f"{name}: {path}")
-    if trainer.log_dir is not None:
-        _print(f"curves and pictures: tensorboard --logdir {_short(Path(trainer.log_dir).parent.parent)}")
+    # not trainer.log_dir, which waits for the other processes
+    if trainer.logger is not None and trainer.logger.save_dir is not None:
+        _print(f"curves and pictures: tensorboard --logdir {_short(trainer.logger.save_dir)}")
     _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
 

@@ -8,6 +8,7 @@ from typing import Any, final
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -184,7 +185,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Log what training has summed up, so that the sums of two stages never mix."""
-        if self.trainer.training and self._means:
+        if self.trainer.state.fn == TrainerFn.FITTING and self._means:
             self._log_training()
         self._means.reset()
 

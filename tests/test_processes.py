@@ -1,0 +1,106 @@
+"""Two processes give what one gives, and a killed run goes on as if it had not been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import encdec
+
+from .conftest import ROOT, RunCLI
+
+pytestmark = pytest.mark.slow
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+SHORT = ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=3", "--trainer.accelerator=cpu"]
+
+
+def scalars(name: str) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(f"lightning_logs/{name}/version_0")
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def weights(name: str, which: str = "last") -> dict[str, torch.Tensor]:
+    path = f"lightning_logs/{name}/version_0/checkpoints/{which}.ckpt"
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("config", ["ae_zeros", "vae", "vae_noenc"])
+def test_two_processes_train_and_measure_like_one(config: str, cli: RunCLI, project: Path) -> None:
+    """The same global batches and the same noise, so only rounding differs; 144 validation images, exact means."""
+    args = ["--config", f"configs/{config}.yaml", *SHORT]
+    if config == "vae_noenc":
+        args.append("--model.num_prior_samples=16")
+    cli("fit", *args, "--data.batch_size=70", "--name=one")
+    launcher = [sys.executable, "-m", "encdec"]
+    if config == "vae":  # once the way that clusters start it
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "encdec"]
+    result = subprocess.run(
+        [*launcher, "fit", *args, "--data.batch_size=35", "--name=two", "--trainer.devices=2"],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    one, two = scalars("one"), scalars("two")
+    for tag in one:
+        if tag.startswith(("val/", "train/")):
+            assert [step for step, _ in one[tag]] == [step for step, _ in two[tag]], tag
+            for (_, a), (_, b) in zip(one[tag], two[tag], strict=True):
+                assert a == pytest.approx(b, rel=2e-3, abs=1e-4), tag
+    assert "2 processes on cpu" in result.stdout
+    assert result.stdout.count("best (epoch") == 1, "the table is printed once"
+
+
+def test_two_processes_evaluate_a_split_exactly(cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """359 test images do not divide by 2 or by the batch size; no image is counted twice."""
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint)
+    one = scalars("vae")
+    cli("predict", "--ckpt_path", checkpoint)
+    folder = project / "lightning_logs/vae/version_0/predictions"
+    single = torch.load(folder / "reconstructions.pt", weights_only=True)
+    for command in ("test", "predict"):
+        result = subprocess.run(
+            [sys.executable, "-m", "encdec", command, "--ckpt_path", checkpoint, "--trainer.devices=2",
+             "--trainer.accelerator=cpu", "--data.batch_size=50"],
+            env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    for tag, points in scalars("vae").items():
+        if tag.startswith("test/"):
+            assert len(points) == len(one[tag]) + 1
+            assert points[-1][1] == pytest.approx(one[tag][0][1], rel=1e-5), tag
+    both = torch.load(folder / "reconstructions.pt", weights_only=True)
+    assert torch.equal(both["index"], single["index"])
+    torch.testing.assert_close(both["reconstruction"], single["reconstruction"])
+    assert not list(folder.glob(".part*"))
+
+
+@pytest.mark.parametrize("config", ["vae", "autodecoder"])
+def test_a_killed_run_resumes_to_the_same_weights(config: str, cli: RunCLI, project: Path) -> None:
+    args = ["--config", f"configs/{config}.yaml", "--trainer.max_epochs=12", "--images.every_n_epochs=100"]
+    cli("fit", *args, "--name=whole")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "encdec", "fit", *args, "--name=killed", "--trainer.accelerator=cpu"],
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    last = project / "lightning_logs/killed/version_0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < steps < 12 * 11, "it must be killed before its end"
+    cli("fit", "--ckpt_path", str(last.relative_to(project)))
+    assert encdec.load(last).hparams["seed"] == 0
+    whole, resumed = weights("whole"), weights("killed")
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key

@@ -1,0 +1,134 @@
+"""What a run shows: TensorBoard's scalars, pictures, layout and hyper-parameters, and the terminal."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import encdec
+from encdec.data import Digits
+
+from .conftest import RunCLI
+
+RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.every_n_epochs=1")
+
+
+def events(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        ("ae", set()),
+        ("ae_zeros", {"mse_zeros", "bce_zeros"}),
+        ("decoder", set()),
+        ("vae", {"kl", "elbo"}),
+        ("vae_noenc", set()),
+        ("autodecoder", {"penalty"}),
+    ],
+)
+def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[str], cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", f"configs/{config}.yaml", *RUN)
+    scalars = set(events(project / f"lightning_logs/{config}/version_0").Tags()["scalars"])
+    expected = {f"val/{name}" for name in {"loss", "mse", "bce", *own}} | {"images_per_second", "train/loss", "epoch"}
+    assert expected <= scalars
+    assert any(name.startswith("lr-Adam") for name in scalars)
+    assert {name for name in scalars if name.startswith("val/")} <= expected
+
+
+def test_scalars_are_means_over_the_split(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *RUN, "--data.batch_size=100")
+    paradigm = encdec.load(project / "lightning_logs/vae/version_0/checkpoints/last.ckpt")
+    (batch,) = Digits(batch_size=1000).val_dataloader()
+    with torch.no_grad():
+        terms, outputs = paradigm.outputs(batch)
+    accumulator = events(project / "lightning_logs/vae/version_0")
+
+    def last(name: str) -> float:
+        return float(accumulator.Scalars(name)[-1].value)
+
+    for name in ("loss", "bce", "kl", "elbo"):
+        assert last(f"val/{name}") == pytest.approx(terms[name].mean().item(), rel=1e-5), name
+    p = outputs[""].sigmoid()
+    assert last("val/mse") == pytest.approx(((p - batch.x) ** 2).mean().item(), rel=1e-5)
+    bce = -(batch.x * p.log() + (1 - batch.x) * (1 - p).log()).sum((1, 2, 3)).mean()
+    assert last("val/bce") == pytest.approx(bce.item(), rel=1e-4)
+
+
+def test_training_scalars_are_means_of_the_steps_between_points(cli: RunCLI, project: Path) -> None:
+    """With a learning rate of zero and no noise each image's loss is fixed, so points must average to the epoch's."""
+    cli("fit", "--config", "configs/ae.yaml", "--model.optimizer.lr=0", "--trainer.log_every_n_steps=1000",
+        "--trainer.max_epochs=1", "--data.batch_size=100", "--trainer.val_check_interval=1.0")  # fmt: skip
+    paradigm = encdec.load(project / "lightning_logs/ae/version_0/checkpoints/last.ckpt")
+    (batch,) = Digits(batch_size=2000).train_dataloader()
+    with torch.no_grad():
+        loss = paradigm.outputs(batch)[0]["loss"].mean().item()
+    (point,) = events(project / "lightning_logs/ae/version_0").Scalars("train/loss")
+    assert point.value == pytest.approx(loss, rel=1e-5)
+    assert point.step == 13
+
+
+def test_pictures_show_inputs_outputs_and_samples(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/ae_zeros.yaml", *RUN)
+    accumulator = events(project / "lightning_logs/ae_zeros/version_0")
+    assert set(accumulator.Tags()["images"]) == {"images/outputs", "images/samples"}
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(event.encoded_image_string))) for event in accumulator.Images("images/outputs")
+    ]
+    assert len(pictures) == 3, "one after each validation"
+    batch = next(iter(Digits(batch_size=16).val_dataloader()))
+    scale = pictures[0].shape[1] // 73  # 8 images of 8 pixels with a line of 1 pixel around each
+    small = pictures[0][::scale, ::scale, 0]
+    first_input = small[1:9, 1:9] / 255
+    np.testing.assert_allclose(first_input, batch.x[0, 0].numpy(), atol=1 / 255)
+    zero_fed = [small[19:27, 1 + 9 * i : 9 + 9 * i] for i in range(8)]  # the third row of the first group
+    for image in zero_fed[1:]:
+        np.testing.assert_array_equal(image, zero_fed[0], err_msg="fed zeros, every output is the same")
+
+
+def test_samples_start_from_the_same_codes_in_every_epoch(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/decoder.yaml", "--model.optimizer.lr=0", *RUN)
+    images = events(project / "lightning_logs/decoder/version_0").Images("images/samples")
+    assert len({event.encoded_image_string for event in images}) == 1
+    assert len(images) == 3
+
+
+def test_hyperparameters_layout_and_config_are_there(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", "--model.beta=2.5", *RUN)
+    run = project / "lightning_logs/vae/version_0"
+    metadata = events(run).summary_metadata
+    assert {"custom_scalars__config__", "_hparams_/experiment", "_hparams_/session_start_info"} <= set(metadata)
+    content = metadata["_hparams_/session_start_info"].plugin_data.content
+    for part in (b"model/beta", b"VAE", b"data/batch_size", b"MLPDecoder"):
+        assert part in content
+    metrics = metadata["_hparams_/experiment"].plugin_data.content
+    for name in (b"val/mse", b"val/bce", b"val/kl", b"val/loss"):
+        assert name in metrics
+    assert (run / "config.yaml").is_file()
+
+
+def test_the_terminal_says_what_came_out_and_what_to_type_next(
+    cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae_noenc.yaml", *RUN)
+    out, err = capfd.readouterr()
+    assert "EncoderlessVAE, 49,728 parameters, on Digits: 1,294 images of 1×8×8" in out
+    for part in ("best (epoch 3)", "last (epoch 3)", "val/mse", "per pixel", "nats per image"):
+        assert part in out
+    for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert f"lightning_logs/vae_noenc/version_0/{path}" in out
+        assert (project / "lightning_logs/vae_noenc/version_0" / path).is_file()
+    assert "tensorboard --logdir lightning_logs" in out
+    assert err == "", "nothing that a user can do nothing about"
+
+
+def test_a_run_without_a_logger_or_a_bar_works(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", "--trainer.logger=false", "--trainer.enable_progress_bar=false", *RUN)
+    assert list(project.rglob("last.ckpt"))
