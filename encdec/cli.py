@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -23,6 +24,7 @@ from encdec.callbacks import (
     Throughput,
     WritePredictions,
     report_fit,
+    report_interrupt,
     report_split,
 )
 from encdec.data import DataModule
@@ -120,7 +122,11 @@ class CLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
-        self.trainer.fit(weights_only=True, **kwargs)
+        try:
+            self.trainer.fit(weights_only=True, **kwargs)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            report_interrupt(self.trainer)
+            raise SystemExit(130) from None
         report_fit(self.trainer)
 
     def validate(self, **kwargs: Any) -> None:
@@ -164,6 +170,8 @@ def main(args: Sequence[str] | None = None) -> None:
             ENCDEC_DEBUG=1 shows the traceback instead.
     """
     quiet.install()
+    # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
+    torch.set_flush_denormal(True)
     try:
         for problem in plugins.load():
             _say(problem)

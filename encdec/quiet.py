@@ -24,6 +24,7 @@ _MESSAGES = (
     "Restored all states from",
     "Loaded model weights from",
     "`weights_only` was not set",
+    "Detected KeyboardInterrupt",  # the report says how to go on
 )
 _WARNINGS = (
     r".*LeafSpec.*is deprecated",  # Lightning calls what this torch deprecates

@@ -4,7 +4,7 @@ from encdec.callbacks.checkpoints import BestAndLast
 from encdec.callbacks.dashboard import Dashboard
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
-from encdec.callbacks.terminal import Header, Progress, report_fit, report_split
+from encdec.callbacks.terminal import Header, Progress, report_fit, report_interrupt, report_split
 from encdec.callbacks.throughput import Throughput
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Throughput",
     "WritePredictions",
     "report_fit",
+    "report_interrupt",
     "report_split",
 ]

@@ -76,6 +76,18 @@ def report_fit(trainer: pl.Trainer) -> None:
     _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
 
+def report_interrupt(trainer: pl.Trainer) -> None:
+    """Say what is left of a run that was stopped, and how to go on."""
+    checkpoints = trainer.checkpoint_callback
+    if not trainer.is_global_zero:
+        return
+    if isinstance(checkpoints, BestAndLast) and checkpoints.last_model_path:
+        path = _short(checkpoints.last_model_path)
+        _print(f"Interrupted. Go on from the last validation: python -m encdec fit --ckpt_path {path}")
+    else:
+        _print("Interrupted before the first validation: there is no checkpoint yet.")
+
+
 def report_split(trainer: pl.Trainer, stage: str) -> None:
     """Print the means over a split, of `validate` or `test`."""
     if trainer.is_global_zero:

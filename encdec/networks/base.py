@@ -1,6 +1,6 @@
 """What an encoder and a decoder are, and how a config makes them."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.image_shape, self.out_features = image_shape, out_features
 
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_features)."""
+
     def __call__(self, x: Tensor) -> Tensor:
         """Apply `forward`, typed."""
         return super().__call__(x)  # type: ignore[no-any-return]
@@ -32,6 +36,10 @@ class Decoder(nn.Module, ABC):
     def __init__(self, in_features: int, image_shape: Shape) -> None:
         super().__init__()
         self.in_features, self.image_shape = in_features, image_shape
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, in_features) -> (B, C, H, W), logits."""
 
     def __call__(self, z: Tensor) -> Tensor:
         """Apply `forward`, typed."""
