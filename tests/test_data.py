@@ -170,6 +170,14 @@ def test_a_picture_is_cropped_around_its_centre(tmp_path: Path) -> None:
     assert (batch.y == 0).all()
 
 
+def test_folders_can_be_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(tmp_path, monkeypatch)
+    data = ImageFolder(str(tmp_path / "data" / "pictures"), size=8, labels="none")
+    assert data.num_classes == 1
+    assert sum(len(images.labels) for images in data.splits.values()) == 24
+    assert not any(images.labels.any() for images in data.splits.values())
+
+
 def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
     for split, count in (("train", 8), ("test", 3)):
         for label in ("a", "b"):

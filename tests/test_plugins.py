@@ -51,6 +51,63 @@ def test_a_file_adds_a_class(folder: Path) -> None:
     assert "LinearDecoder" in [cls.__name__ for cls in plugins.subclasses(Decoder)]
 
 
+EVERYTHING = (
+    DECODER.format(name="TiltedDecoder")
+    + """
+import lightning.pytorch as pl
+import torch
+from encdec.data import DataModule, InMemoryImages
+from encdec.paradigms import Paradigm
+from encdec.types import Told
+
+class Stripes(DataModule):
+    def load(self):
+        rows = torch.arange(40)[:, None, None, None] * torch.ones(1, 1, 6, 6)
+        images = InMemoryImages((rows * 6).to(torch.uint8), torch.zeros(40, dtype=torch.int64))
+        return images, images
+
+class Constant(Paradigm):
+    told = Told.NOTHING
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.latent_dim = 2
+        self.decoder = TiltedDecoder(2, self.image_shape)
+
+    def losses(self, batch):
+        logits = self.decoder(torch.zeros(len(batch.x), 2))
+        return {"loss": (logits.sigmoid() - batch.x).square().flatten(1).sum(1), "logits": logits}
+
+    def decode(self, z, y):
+        return self.decoder(z)
+
+class Announce(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        print("announced")
+"""
+)
+
+
+def test_all_four_kinds_go_by_short_names_in_flags_configs_and_checkpoints(
+    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "plugins").unlink()
+    (project / "plugins").mkdir()
+    (project / "plugins" / "everything.py").write_text(EVERYTHING)
+    (project / "mine.yaml").write_text(
+        "model: {class_path: Constant}\ndata: {class_path: Stripes, init_args: {batch_size: 8}}\n"
+        "trainer: {max_epochs: 1, callbacks: [{class_path: Announce}]}\n"
+    )
+    cli("fit", "--config", "mine.yaml")
+    cli("fit", "--model=VAE", "--model.decoder=TiltedDecoder", "--data=Stripes", "--trainer.callbacks+=Announce",
+        "--trainer.max_epochs=1")  # fmt: skip
+    assert capsys.readouterr().out.count("announced") == 2
+    for name in ("constant", "vae"):
+        checkpoint = f"lightning_logs/{name}/version_0/checkpoints/last.ckpt"
+        cli("test", "--ckpt_path", checkpoint)
+        assert encdec.load(checkpoint).sample(torch.zeros(3).long()).shape == (3, 1, 6, 6)
+
+
 def test_a_plugin_that_fails_to_import_is_named_and_the_others_load(folder: Path) -> None:
     (folder / "a_broken.py").write_text("import a_module_that_is_not_there\n")
     (folder / "b_syntax.py").write_text("def f(:\n")

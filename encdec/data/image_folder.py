@@ -26,10 +26,13 @@ class ImageFolder(DataModule):
     `train` and `test`, these are the splits; otherwise a random tenth is the test split. Each picture is turned
     as its camera says, scaled so that its shorter side fits, and cropped around its centre.
 
+    Pictures are decoded once and held in memory as uint8, unless they take more than `max_memory_gb`.
+
     Args:
         path: the folder.
         size: height and width of the images, in pixels.
         mode: `grey` (one channel) or `colour` (three).
+        labels: `folders` makes each folder a class, where there are folders; `none` ignores them.
         max_memory_gb: folders that take more than this as uint8 pixels stay on the disk and are read by workers.
         num_workers: processes that read pictures, where they stay on the disk.
     """
@@ -39,6 +42,7 @@ class ImageFolder(DataModule):
         path: str,
         size: int = 32,
         mode: Literal["grey", "colour"] = "colour",
+        labels: Literal["folders", "none"] = "folders",
         max_memory_gb: float = 4.0,
         num_workers: int = 2,
         **kwargs: Any,
@@ -48,7 +52,7 @@ class ImageFolder(DataModule):
             raise UserError(f"ImageFolder: size is {size}, but pictures need at least 1 pixel.", 2)
         if num_workers < 0:
             raise UserError(f"ImageFolder: num_workers is {num_workers}, but it can't be negative.", 2)
-        self.path, self.size, self.mode = path, size, mode
+        self.path, self.size, self.mode, self.labels = path, size, mode, labels
         self.max_memory_gb, self.num_workers = max_memory_gb, num_workers
 
     def load(self) -> tuple[Images, Images]:
@@ -69,7 +73,7 @@ class ImageFolder(DataModule):
     def _scan(self, root: Path) -> "_ImagesOnDisk":
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         by_folder = [_pictures(folder) for folder in folders]
-        if any(by_folder):
+        if any(by_folder) and self.labels == "folders":
             classes = tuple(folder.name for folder in folders)
         else:
             by_folder, classes = [_pictures(root)], ("image",)
