@@ -8,14 +8,13 @@ from torch import Tensor
 from encdec import losses
 
 
-def pixel_terms(logits: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """How far an output is from its image: (B, C, H, W), (B, C, H, W) -> one value for each image, (B,).
+def mse(logits: Tensor, x: Tensor) -> Tensor:
+    """Squared error of the pixel means sigmoid(logits): (B, C, H, W), (B, C, H, W) -> (B,), mean over pixels."""
+    return losses.squared_error(losses.full_precision(logits).sigmoid(), x) / x[0].numel()
 
-    `mse`: squared error of the pixel means sigmoid(logits), mean over pixels. `bce`: Bernoulli cross-entropy,
-    sum over pixels, in nats per image.
-    """
-    mse = losses.squared_error(losses.full_precision(logits).sigmoid(), x) / x[0].numel()
-    return {"mse": mse, "bce": losses.bernoulli_nll(logits, x)}
+
+PIXEL_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "bce": losses.bernoulli_nll}
+"""How far an output is from its image, for every paradigm: MSE per pixel, BCE in nats per image."""
 
 
 class RunningMeans:

@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from encdec.metrics import RunningMeans, pixel_terms
+from encdec.metrics import PIXEL_TERMS, RunningMeans
 
 
 def test_pixel_terms_against_numpy() -> None:
     logits, x = torch.randn(4, 3, 5, 6), torch.rand(4, 3, 5, 6)
     p, t = 1 / (1 + np.exp(-logits.double().numpy())), x.double().numpy()
-    terms = pixel_terms(logits, x)
+    terms = {name: term(logits, x) for name, term in PIXEL_TERMS.items()}
     np.testing.assert_allclose(terms["mse"].numpy(), ((p - t) ** 2).mean((1, 2, 3)), rtol=1e-5)
     bce = -(t * np.log(p) + (1 - t) * np.log(1 - p)).sum((1, 2, 3))
     np.testing.assert_allclose(terms["bce"].numpy(), bce, rtol=1e-5)

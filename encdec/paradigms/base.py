@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from encdec.metrics import RunningMeans, pixel_terms
+from encdec.metrics import PIXEL_TERMS, RunningMeans
 from encdec.noise import normal, step_seed
 from encdec.types import Batch, Shape, Told, UserError
 
@@ -274,8 +274,9 @@ class Paradigm(pl.LightningModule, ABC):
     def _measure(self, batch: Batch) -> dict[str, Tensor]:
         terms, outputs = self.outputs(batch)
         for suffix, logits in outputs.items():
-            for name, value in pixel_terms(logits.detach(), batch.x).items():
-                terms.setdefault(name + suffix, value)
+            for name, term in PIXEL_TERMS.items():
+                if name + suffix not in terms:  # the objective may have it already
+                    terms[name + suffix] = term(logits.detach(), batch.x)
         return terms
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
