@@ -1,6 +1,7 @@
 """What every paradigm is measured with, and the exact means of it."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class RunningMeans:
         # Apple's GPUs have no float64
         sums = values.sum(1, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
         self._names = list(terms)
-        self._sums = sums if self._sums is None else self._sums + sums
+        self._sums = sums if self._sums is None else self._sums.to(sums) + sums
         self._count += values.shape[1]
 
     def __bool__(self) -> bool:
@@ -46,6 +47,22 @@ class RunningMeans:
 
     def compute(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """The mean of every term; `sum_over_processes` adds a tensor up over all processes."""
-        assert self._sums is not None, "compute() before update()"
-        total = sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
-        return dict(zip(self._names, total[:-1] / total[-1], strict=True))
+        totals = self.totals(sum_over_processes)
+        return dict(zip(self._names, totals[:-1] / totals[-1], strict=True))
+
+    def totals(self, sum_over_processes: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum of every term over all processes, and last the number of images."""
+        assert self._sums is not None, "nothing to sum up: update() was not called"
+        return sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+
+    def state_dict(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, list[str] | list[float]]:
+        """What has been summed up on all processes, in plain values."""
+        totals = self.totals(sum_over_processes).tolist() if self else []
+        return {"names": self._names, "totals": totals}
+
+    def load_state_dict(self, state: Mapping[str, list[Any]]) -> None:
+        """Go on from a state, on one process; the others start with nothing."""
+        self.reset()
+        if state["totals"]:
+            *sums, count = state["totals"]
+            self._names, self._sums, self._count = state["names"], torch.tensor(sums, dtype=torch.float64), int(count)

@@ -101,6 +101,9 @@ def test_a_killed_run_resumes_to_the_same_weights(config: str, cli: RunCLI, proj
     assert 0 < steps < 12 * 11, "it must be killed before its end"
     cli("fit", "--ckpt_path", str(last.relative_to(project)))
     assert encdec.load(last).hparams["seed"] == 0
+    for tag, points in scalars("killed").items():
+        if tag.startswith(("val/", "train/")):
+            assert points == scalars("whole")[tag], f"{tag}: one curve, without overlap"
     whole, resumed = weights("whole"), weights("killed")
     for key, value in whole.items():
         assert torch.equal(value, resumed[key]), key

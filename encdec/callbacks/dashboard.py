@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 
 from encdec.callbacks.images import tensorboard_writers
@@ -46,9 +47,12 @@ class Dashboard(pl.Callback):
         self._written = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the layout."""
+        """Write the layout; in a resumed run, take back what was logged after its checkpoint."""
         for writer in tensorboard_writers(trainer):
             writer.add_custom_scalars(LAYOUT)
+            if trainer.global_step > 0:
+                start = Event(session_log=SessionLog(status=SessionLog.START))
+                writer._get_file_writer().add_event(start, trainer.global_step + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the hyper-parameters, once it is known which metrics there are."""

@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -34,7 +35,7 @@ class ImageGrids(pl.Callback):
     evolve; one class in each column where the paradigm knows classes.
 
     Args:
-        every_n_epochs: how often; 1 is after each validation.
+        every_n_epochs: how often, counted from the first epoch; the last epoch is drawn in any case.
         num_images: how many validation images are shown.
     """
 
@@ -51,7 +52,9 @@ class ImageGrids(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw."""
-        due = not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
+        epoch = trainer.current_epoch
+        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        due = due and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         writers = tensorboard_writers(trainer)
         if not (due and writers and self._batch is not None and isinstance(pl_module, Paradigm)):
             return

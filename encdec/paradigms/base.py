@@ -16,6 +16,9 @@ from encdec.metrics import PIXEL_TERMS, RunningMeans
 from encdec.noise import normal, step_seed
 from encdec.types import Batch, Shape, Told, UserError
 
+_CURVE_KEY = "training_curve"
+"""Where a checkpoint holds the sums of the training scalars since they were last logged."""
+
 
 class Paradigm(pl.LightningModule, ABC):
     """A way to train a generative model: write `losses` and `decode`, inherit the rest.
@@ -60,10 +63,11 @@ class Paradigm(pl.LightningModule, ABC):
         self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self.training_means: dict[str, float] = {}  # what was last logged, for the progress bar
-        self._means = RunningMeans()
+        self._training_sums, self._evaluation_sums = RunningMeans(), RunningMeans()
         self._generator: torch.Generator | None = None
         self._draws = 0
         self._logged_step = 0
+        self._loaded_step = 0
         self._not_rebuildable: list[str] = []
         self.save_hyperparameters(logger=False)
         self._make_hparams_loadable()
@@ -144,11 +148,6 @@ class Paradigm(pl.LightningModule, ABC):
         return self._fresh(count, dim, self.device)
 
     @final
-    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimizer that the config asks for, over `groups`."""
-        return self._optimizer(groups)
-
-    @final
     @property
     def code_dtype(self) -> torch.dtype:
         """The type of the weights, and so of codes."""
@@ -157,6 +156,11 @@ class Paradigm(pl.LightningModule, ABC):
         return dtype
 
     # ------------------------------------------------------------------ what Lightning calls
+
+    def setup(self, stage: str) -> None:
+        """Start new curves."""
+        self._training_sums.reset()
+        self._logged_step = self._loaded_step = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch; the loss is the mean of the images' losses."""
@@ -170,7 +174,7 @@ class Paradigm(pl.LightningModule, ABC):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(dropout_seed)
         terms = self._measure(batch)
-        self._means.update(terms)
+        self._training_sums.update(terms)
         return terms["loss"].mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -178,25 +182,18 @@ class Paradigm(pl.LightningModule, ABC):
         if self.global_step - self._logged_step >= log_interval(self.trainer):
             self._log_training()
 
-    def on_train_start(self) -> None:
-        """Count the logging interval from here, also after a resume."""
-        self._logged_step = self.global_step
-        self._means.reset()
-
-    def on_validation_epoch_start(self) -> None:
-        """Log what training has summed up, so that the sums of two stages never mix."""
-        if self.trainer.state.fn == TrainerFn.FITTING and self._means:
-            self._log_training()
-        self._means.reset()
-
     def on_train_end(self) -> None:
         """Log the steps since the last time."""
-        if self._means:
+        if self._training_sums:
             self._log_training()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start new sums."""
+        self._evaluation_sums.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
-        self._means.update(self._measure(batch))
+        self._evaluation_sums.update(self._measure(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log the exact means over the split."""
@@ -204,11 +201,11 @@ class Paradigm(pl.LightningModule, ABC):
 
     def on_test_epoch_start(self) -> None:
         """Start new sums."""
-        self._means.reset()
+        self._evaluation_sums.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
-        self._means.update(self._measure(batch))
+        self._evaluation_sums.update(self._measure(batch))
 
     def on_test_epoch_end(self) -> None:
         """Log the exact means over the split."""
@@ -222,16 +219,26 @@ class Paradigm(pl.LightningModule, ABC):
         return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to write a checkpoint from which the model could not be rebuilt."""
+        """Save where the training curve is; refuse to write what the model could not be rebuilt from."""
         if self._not_rebuildable:
             raise UserError(
                 f"{type(self).__name__}: a checkpoint can't rebuild {', '.join(self._not_rebuildable)} from a lambda "
                 "or a function: give a class, or functools.partial of a class."
             )
+        sums = self._training_sums.state_dict(self._sum_over_processes)
+        checkpoint[_CURVE_KEY] = {"logged_step": self._logged_step, **sums}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the training curve where it was, and remember which step is measured."""
+        self._loaded_step = checkpoint["global_step"]
+        curve = checkpoint[_CURVE_KEY]
+        self._logged_step = curve["logged_step"]
+        if self._trainer is not None and self.trainer.is_global_zero:
+            self._training_sums.load_state_dict(curve)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the scheduler if there is one."""
-        optimizer = self.make_optimizer(self.parameter_groups())
+        optimizer = self._optimizer(self.parameter_groups())
         if self._lr_scheduler is None:
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
@@ -293,18 +300,19 @@ class Paradigm(pl.LightningModule, ABC):
         return total
 
     def _log_training(self) -> None:
-        means = self._means.compute(self._sum_over_processes)
-        self._means.reset()
+        means = self._training_sums.compute(self._sum_over_processes)
+        self._training_sums.reset()
         self._logged_step = self.global_step
         self.training_means = {name: value.item() for name, value in means.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics({f"train/{k}": v for k, v in self.training_means.items()}, step=self.global_step)
 
     def _log_split(self, stage: str) -> None:
-        means = self._means.compute(self._sum_over_processes)
-        self._means.reset()
+        means = self._evaluation_sums.compute(self._sum_over_processes)
         # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
         values = {f"{stage}/{name}": value.float() for name, value in means.items()}
+        if self.trainer.state.fn != TrainerFn.FITTING:  # without a step of its own, a checkpoint is measured at its
+            values["step"] = means["loss"].new_tensor(self._loaded_step, dtype=torch.float32)
         self.log_dict(values, sync_dist=True)
 
 
