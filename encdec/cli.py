@@ -110,7 +110,15 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False:
             callbacks.append(Progress())
         kwargs["callbacks"] = [*_as_list(config.callbacks), *callbacks]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:  # the trainer's words for a setting that it can't take
+            raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        if config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
+        return super()._instantiate_trainer(config, callbacks)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -245,6 +253,8 @@ def _with_config_of_checkpoint(args: list[str]) -> list[str]:
 def _seed(seed: bool | int) -> int:
     if isinstance(seed, bool):
         raise UserError(f"seed_everything is {seed}, but a run is named by its seed: give a number.", 2)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
     return seed
 
 

@@ -60,8 +60,12 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         return f"There is no file {match[1]!r}{_suggest(name, {Path(p).name: p for p in configs})}."
     kind = KINDS.get(key.rpartition(".")[2])
     if kind is not None and (match := re.search(r"(?:dot import path string|Given value): (\S+)", message)):
-        names = [known.__name__ for known in plugins.subclasses(kind)]
+        classes = plugins.subclasses(kind)
+        names = [known.__name__ for known in classes]
         name = match[1].rpartition(".")[2]
+        if names.count(match[1]) > 1:
+            paths = [f"{known.__module__}.{name}" for known in classes if known.__name__ == name]
+            return f"{key}: {name} is the name of several classes; give one of {', '.join(paths)}."
         return f"{key}: there is no class {match[1]!r}{_suggest(name, names)}; known are {', '.join(names)}."
     if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
         return f"{key}: {match[2]!r} is not valid; expected {_type_name(match[1])}."

@@ -16,6 +16,11 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def pixel_means(logits: Tensor) -> Tensor:
+    """The pixel means that a decoder's output stands for: sigmoid(logits), in [0, 1], in full precision."""
+    return full_precision(logits).sigmoid()
+
+
 def squared_error(mean: Tensor, x: Tensor) -> Tensor:
     """‖x − mean‖² for each image: (B, …), (B, …) -> (B,), summed over pixels."""
     return (full_precision(mean) - full_precision(x)).square().flatten(1).sum(1)

@@ -60,11 +60,11 @@ class Gaussian(Observation):
 
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll`."""
-        return losses.gaussian_nll(losses.full_precision(logits).sigmoid(), x, self.sigma)
+        return losses.gaussian_nll(losses.pixel_means(logits), x, self.sigma)
 
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""
-        return losses.gaussian_nll_matrix(losses.full_precision(logits).sigmoid(), x, self.sigma)
+        return losses.gaussian_nll_matrix(losses.pixel_means(logits), x, self.sigma)
 
 
 ObservationCallable = Callable[[], Observation]

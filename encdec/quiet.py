@@ -20,10 +20,13 @@ _MESSAGES = (
     "----------------------------------------------------------------------------------------------------",
     "distributed_backend=",
     "`Trainer.",  # "`Trainer.fit` stopped": the report says how it ended
+    "`Trainer(",  # what the user has just configured
     "Restoring states from",
     "Restored all states from",
     "Loaded model weights from",
     "`weights_only` was not set",
+    "Using bfloat16",  # the first line names the precision
+    "Using 16bit",
     "Detected KeyboardInterrupt",  # the report says how to go on
 )
 _WARNINGS = (

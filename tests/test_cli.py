@@ -127,6 +127,10 @@ BAD_CALLS = {
     "wrong choice": ([*VAE, "--trainer.precision=7"], "trainer.precision: '7' is not valid"),
     "value out of range": ([*VAE, "--model.latent_dim=0"], "VAE: latent_dim is 0"),
     "data out of range": ([*VAE, "--data.batch_size=0"], "Digits: batch_size is 0"),
+    "layer of no size": ([*VAE, "--model.decoder.hidden=[-3]"], "MLPDecoder: hidden is [-3]"),
+    "seed out of range": ([*VAE, "--seed_everything=-1"], "seed_everything is -1"),
+    "unknown strategy": ([*VAE, "--trainer.strategy=dpp"], "invalid strategy name"),
+    "ambiguous class": ([*VAE, "--model.lr_scheduler=ReduceLROnPlateau"], "lightning.pytorch.cli.ReduceLROnPlateau"),
     "network too deep": ([*VAE, "--model.encoder=ConvEncoder", "--model.encoder.channels=[1,1,1,1,1]"], "at most 3"),
     "missing config": (["fit", "--config", "configs/vea.yaml"], "did you mean configs/vae.yaml?"),
     "config with a typo": (["fit", "--config", "typo.yaml"], "no key 'modle'; did you mean model?"),
@@ -201,6 +205,39 @@ def test_a_missing_gpu_is_a_sentence(cli: RunCLI, capsys: pytest.CaptureFixture[
     err = capsys.readouterr().err
     assert "gpu" in err.lower()
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_good_checkpoint(
+    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli(*VAE, *SHORT)
+    last = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    before = last.read_bytes()
+    capsys.readouterr()
+    resumed = ["fit", "--ckpt_path", str(last.relative_to(project)), "--trainer.max_epochs=3"]
+    state = torch.load(last, weights_only=True)
+    state["optimizer_states"][0]["param_groups"][0]["lr"] = 1e30
+    torch.save(state, project / "lightning_logs/vae/version_0/checkpoints/wild.ckpt")
+    resumed[2] = "lightning_logs/vae/version_0/checkpoints/wild.ckpt"
+    with pytest.raises(SystemExit) as stop:
+        cli(*resumed)
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert "so the run is stopped; its checkpoints are from before" in err
+    assert len(err.strip().splitlines()) == 1
+    assert last.read_bytes() == before
+
+
+def test_a_negative_learning_rate_is_a_sentence(cli: RunCLI, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli(*VAE, "--model.optimizer.lr=-1")
+    assert stop.value.code == 2
+    assert "Invalid learning rate: -1" in capsys.readouterr().err
+
+
+def test_checkpoints_can_be_switched_off(cli: RunCLI, project: Path) -> None:
+    cli(*VAE, *SHORT, "--trainer.enable_checkpointing=false")
+    assert not list(project.rglob("*.ckpt"))
 
 
 def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from encdec.losses import pixel_means
 from encdec.noise import normal
 from encdec.paradigms import Paradigm
 from encdec.pictures import comparison, enlarge, grid, sample_labels
@@ -64,7 +65,7 @@ class ImageGrids(pl.Callback):
             samples = pl_module.sample(
                 y.to(pl_module.device), fixed_noise(len(y), pl_module.latent_dim).to(pl_module.device)
             )
-        rows = [self._batch.x.float(), *(logits.float().sigmoid() for logits in outputs.values())]
+        rows = [self._batch.x.float(), *map(pixel_means, outputs.values())]
         for writer in writers:
             writer.add_image("images/outputs", enlarge(comparison(rows, columns=8)), trainer.global_step)
             writer.add_image("images/samples", enlarge(grid(samples, columns)), trainer.global_step)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from encdec.callbacks.images import fixed_noise
+from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.pictures import comparison, enlarge, grid, sample_labels
 from encdec.types import Batch
@@ -107,7 +108,7 @@ class WritePredictions(pl.Callback):
         with torch.no_grad():
             on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
             logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))
-        images = logits.float().sigmoid().cpu()
+        images = pixel_means(logits).cpu()
         save_image(enlarge(grid(images, self.num_steps)), folder / "interpolations.png")
         images = images.reshape(rows, self.num_steps, *images.shape[1:])
         torch.save({"images": images, "z": z, "y": y}, folder / "interpolations.pt")

@@ -5,7 +5,17 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from encdec.types import Shape
+from encdec.types import Shape, UserError
+
+
+def require_positive_sizes(owner: nn.Module, name: str, sizes: tuple[int, ...]) -> None:
+    """Check the sizes of a network's layers.
+
+    Raises:
+        UserError: one is not positive.
+    """
+    if any(size < 1 for size in sizes):
+        raise UserError(f"{type(owner).__name__}: {name} is {list(sizes)}, but every size must be at least 1.", 2)
 
 
 class Encoder(nn.Module, ABC):

@@ -9,7 +9,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from encdec.networks.base import Decoder, Encoder
+from encdec.networks.base import Decoder, Encoder, require_positive_sizes
 from encdec.types import Shape, UserError
 
 
@@ -40,11 +40,12 @@ class ConvEncoder(Encoder):
         channels: feature maps of each stage, first to last.
 
     Raises:
-        UserError: there are more stages than the images can be halved.
+        UserError: there are more stages than the images can be halved, or a size is not positive.
     """
 
     def __init__(self, image_shape: Shape, out_features: int, channels: tuple[int, ...] = (32, 64)) -> None:
         super().__init__(image_shape, out_features)
+        require_positive_sizes(self, "channels", channels)
         smallest = _sizes(image_shape, channels)[-1]
         layers: list[nn.Module] = []
         for maps_in, maps_out in pairwise((image_shape[0], *channels)):
@@ -67,11 +68,12 @@ class ConvDecoder(Decoder):
         channels: feature maps of each stage, first to last.
 
     Raises:
-        UserError: there are more stages than the images can be halved.
+        UserError: there are more stages than the images can be halved, or a size is not positive.
     """
 
     def __init__(self, in_features: int, image_shape: Shape, channels: tuple[int, ...] = (64, 32)) -> None:
         super().__init__(in_features, image_shape)
+        require_positive_sizes(self, "channels", channels)
         sizes = _sizes(image_shape, channels)[::-1]
         self.smallest = (channels[0], *sizes[0])
         self.head = nn.Linear(in_features, math.prod(self.smallest))

@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from encdec.networks.base import Decoder, Encoder
+from encdec.networks.base import Decoder, Encoder, require_positive_sizes
 from encdec.types import Shape
 
 
@@ -26,10 +26,14 @@ class MLPEncoder(Encoder):
         image_shape: channels, height, width.
         out_features: size of the output.
         hidden: sizes of the hidden layers, first to last; none makes it linear.
+
+    Raises:
+        UserError: a size is not positive.
     """
 
     def __init__(self, image_shape: Shape, out_features: int, hidden: tuple[int, ...] = (512,)) -> None:
         super().__init__(image_shape, out_features)
+        require_positive_sizes(self, "hidden", hidden)
         self.layers = _mlp([math.prod(image_shape), *hidden, out_features])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,10 +49,14 @@ class MLPDecoder(Decoder):
         in_features: size of the input.
         image_shape: channels, height, width.
         hidden: sizes of the hidden layers, first to last; none makes it linear.
+
+    Raises:
+        UserError: a size is not positive.
     """
 
     def __init__(self, in_features: int, image_shape: Shape, hidden: tuple[int, ...] = (512,)) -> None:
         super().__init__(in_features, image_shape)
+        require_positive_sizes(self, "hidden", hidden)
         self.layers = _mlp([in_features, *hidden, math.prod(image_shape)])
 
     def forward(self, z: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class AE(Paradigm):
         if self.training:
             self.codes.update(z)
         logits = self.decoder(z)
-        terms = {"loss": losses.squared_error(logits.sigmoid(), batch.x)}
+        terms = {"loss": losses.squared_error(losses.pixel_means(logits), batch.x)}
         if not zeros:
             return {**terms, "logits": logits}
         if self.training:

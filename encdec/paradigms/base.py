@@ -1,6 +1,7 @@
 """What a paradigm is: the few methods that it writes, and all that it gets for them."""
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, final
@@ -12,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
 from encdec.noise import normal, step_seed
 from encdec.types import Batch, Shape, Told, UserError
@@ -113,14 +115,13 @@ class Paradigm(pl.LightningModule, ABC):
         """
         if noise is None:
             noise = torch.randn(len(y), self.latent_dim, device=y.device)
-        return self.decode(self.prior(noise.to(self.code_dtype)), y).float().sigmoid()
+        return pixel_means(self.decode(self.prior(noise.to(self.code_dtype)), y))
 
     @final
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """The decodings of a batch's codes, pixel means in [0, 1], (B, C, H, W); None where there are no codes."""
-        z = self.encode(batch)
-        return None if z is None else self.decode(z, batch.y).float().sigmoid()
+        return self._encode_and_decode(batch)[1]
 
     @final
     def noise(self, index: Tensor, dim: int) -> Tensor:
@@ -213,9 +214,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:
         """Reconstruct a batch; where images have no code, `reconstruction` is None."""
-        self._draws = 0
-        z = self.encode(batch)
-        reconstruction = None if z is None else self.decode(z, batch.y).float().sigmoid()
+        z, reconstruction = self._encode_and_decode(batch)
         return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,17 +230,25 @@ class Paradigm(pl.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the training curve where it was, and remember which step is measured."""
         self._loaded_step = checkpoint["global_step"]
-        curve = checkpoint[_CURVE_KEY]
-        self._logged_step = curve["logged_step"]
-        if self._trainer is not None and self.trainer.is_global_zero:
-            self._training_sums.load_state_dict(curve)
+        curve = checkpoint.get(_CURVE_KEY)
+        if curve is not None and self._trainer is not None:
+            self._logged_step = curve["logged_step"]
+            if self.trainer.is_global_zero:
+                self._training_sums.load_state_dict(curve)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the scheduler if there is one."""
-        optimizer = self._optimizer(self.parameter_groups())
-        if self._lr_scheduler is None:
-            return optimizer
-        scheduler = self._lr_scheduler(optimizer)
+        """The optimizer, and the scheduler if there is one.
+
+        Raises:
+            UserError: one of them refuses its settings.
+        """
+        try:
+            optimizer = self._optimizer(self.parameter_groups())
+            if self._lr_scheduler is None:
+                return optimizer
+            scheduler = self._lr_scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{type(self).__name__}: the optimizer can't be made: {error}.", 2) from error
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val/loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
@@ -259,6 +266,11 @@ class Paradigm(pl.LightningModule, ABC):
             else:
                 terms[name] = value
         return terms, outputs
+
+    def _encode_and_decode(self, batch: Batch) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        self._draws = 0
+        z = self.encode(batch)
+        return (None, None) if z is None else (z, pixel_means(self.decode(z, batch.y)))
 
     def _make_hparams_loadable(self) -> None:
         """Turn classes among the hyper-parameters into the plain values that the command line would store.
@@ -299,16 +311,28 @@ class Paradigm(pl.LightningModule, ABC):
         assert isinstance(total, Tensor)
         return total
 
+    def _require_finite(self, means: dict[str, Tensor], stage: str) -> None:
+        # where the numbers are read anyway, so that no step waits for the device; checkpoints follow validations,
+        # so what was saved is from before
+        for name, value in means.items():
+            if not math.isfinite(value.item()):
+                raise UserError(
+                    f"{type(self).__name__}: the {stage} {name} is {value.item()} at step {self.global_step}, so the "
+                    "run is stopped; its checkpoints are from before. Try a lower learning rate or another precision."
+                )
+
     def _log_training(self) -> None:
         means = self._training_sums.compute(self._sum_over_processes)
         self._training_sums.reset()
         self._logged_step = self.global_step
+        self._require_finite(means, "training")
         self.training_means = {name: value.item() for name, value in means.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics({f"train/{k}": v for k, v in self.training_means.items()}, step=self.global_step)
 
     def _log_split(self, stage: str) -> None:
         means = self._evaluation_sums.compute(self._sum_over_processes)
+        self._require_finite(means, "validation" if stage == "val" else stage)
         # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
         values = {f"{stage}/{name}": value.float() for name, value in means.items()}
         if self.trainer.state.fn != TrainerFn.FITTING:  # without a step of its own, a checkpoint is measured at its
