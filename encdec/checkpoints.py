@@ -25,7 +25,7 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{path} can't be read as a checkpoint: it is truncated, foreign, or holds code "

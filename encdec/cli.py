@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from encdec import __version__, checkpoints, errors, plugins, quiet
 from encdec.callbacks import (
@@ -132,9 +133,9 @@ class CLI(LightningCLI):
         """Train, and print what came out."""
         try:
             self.trainer.fit(weights_only=True, **kwargs)
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
             report_interrupt(self.trainer)
-            raise SystemExit(130) from None
+            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
         report_fit(self.trainer)
 
     def validate(self, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ _MESSAGES = (
     "HPU available",
     "💡 Tip",  # advertisements
     "Seed set to",
-    "[rank: ",  # "Seed set to", once for each process
+    "[rank: ",  # "Seed set to" and "Received SIGTERM", once for each process
     "Initializing distributed",
     "----------------------------------------------------------------------------------------------------",
     "distributed_backend=",

@@ -110,3 +110,21 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(config: str, proces
     whole, resumed = weights("whole"), weights("killed")
     for key, value in whole.items():
         assert torch.equal(value, resumed[key]), key
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on(number: int, code: int, project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "encdec", "fit", "--config", "configs/vae.yaml", "--trainer.max_epochs=5000",
+         "--images.every_n_epochs=10000", "--trainer.accelerator=cpu", "--trainer.devices=1"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    last = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f"python -m encdec fit --ckpt_path {last.relative_to(project)}" in out
+    assert "Traceback" not in err
