@@ -162,6 +162,7 @@ BAD_FILES = {
     "truncated": "can't be read as a checkpoint",
     "foreign": "not a checkpoint of encdec",
     "code": "can't be read as a checkpoint",
+    "unknown class": "which is none of the paradigms known here",
     "another paradigm": "holds a ConditionalDecoder",
     "another size": "does not fit the model",
 }
@@ -181,6 +182,10 @@ def test_a_bad_checkpoint_is_one_sentence_and_exit_code_1(
         torch.save({"weights": torch.zeros(2)}, path)
     elif name == "code":
         torch.save({"hyper_parameters": {"_class_path": Path("x")}}, path)
+    elif name == "unknown class":
+        torch.save({"hyper_parameters": {"_class_path": "os.system"}}, path)
+        with pytest.raises(UserError, match=BAD_FILES[name]):
+            encdec.load(path)
     elif name == "another paradigm":
         path.write_bytes(good.read_bytes())
         config = "configs/vae.yaml"
