@@ -1,6 +1,24 @@
-"""`python -m encdec`."""
+"""`python -m encdec`, and the console script `encdec`."""
 
-from encdec.cli import main
+import sys
+
+from encdec import __version__
+
+
+def main() -> None:
+    """Run the command line; PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"encdec {__version__}")
+        return
+    waiting = sys.stderr.isatty()
+    if waiting:
+        print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
+    from encdec.cli import main as run
+
+    if waiting:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)  # back to the start of the line, and erase it
+    run()
+
 
 if __name__ == "__main__":
     main()
