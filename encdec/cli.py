@@ -41,7 +41,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2."""
-        cause = _find(ex, UserError)
+        cause = _user_error(ex)
         keys = [action.dest for action in self._actions if action.dest != "help"]
         for action in self._actions:  # the keys of the commands, where this is the parser above them
             if isinstance(action.choices, dict):
@@ -87,8 +87,8 @@ class CLI(LightningCLI):
             if command != "fit":
                 raise UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
             return
-        checkpoint = checkpoints.read_checkpoint(path)
-        held = checkpoints.paradigm_class(checkpoint, path).__name__
+        self._contents = checkpoints.read_checkpoint(path)
+        held = checkpoints.paradigm_class(self._contents, path).__name__
         wanted = self.config[command].model.class_path.rpartition(".")[2]
         if held != wanted:
             raise UserError(
@@ -98,7 +98,8 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
         if self._checkpoint is not None:
-            checkpoints.check_fits(self.model, checkpoints.read_checkpoint(self._checkpoint), self._checkpoint)
+            checkpoints.check_fits(self.model, self._contents, self._checkpoint)
+            del self._contents  # training needs the memory
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
@@ -211,7 +212,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("ENCDEC_DEBUG") == "1":
             raise
-        user_error = _find(error, UserError)
+        user_error = _user_error(error)
         if user_error is not None:
             _exit(str(user_error), user_error.exit_code)
         if isinstance(error, MisconfigurationException | OSError):
@@ -265,10 +266,10 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _find(error: BaseException | None, kind: type[UserError]) -> UserError | None:
-    """The first error of a kind in a chain of causes; the parser wraps what a constructor raises."""
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The first error meant for users in a chain of causes; the parser wraps what a constructor raises."""
     while error is not None:
-        if isinstance(error, kind):
+        if isinstance(error, UserError):
             return error
         error = error.__cause__ or error.__context__
     return None

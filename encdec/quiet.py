@@ -32,8 +32,7 @@ _MESSAGES = (
 _WARNINGS = (
     r".*LeafSpec.*is deprecated",  # Lightning calls what this torch deprecates
     r".*smaller than the logging interval",  # means are logged at the end of training in any case
-    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
-    r".*exists and is not empty",
+    r".*exists and is not empty",  # a resumed run goes on in its folder
     r"You're resuming from a checkpoint that ended before the epoch ended",  # our loader goes on mid-epoch
 )
 

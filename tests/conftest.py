@@ -1,10 +1,13 @@
 """Fixtures: a project folder of its own for each test, and the real command line in this process."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import seed_everything
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encdec.cli import main
 
@@ -42,4 +45,22 @@ def cli(project: Path) -> RunCLI:
     return run
 
 
+def events(run: str | Path) -> EventAccumulator:
+    """All that a run wrote for TensorBoard."""
+    accumulator = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def encdec_in(
+    project: Path, *args: str, launcher: Sequence[str] = ("-m", "encdec")
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, which must end well within a few minutes."""
+    command = [sys.executable, *launcher, *args]
+    return subprocess.run(
+        command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
 COMMANDS = {"fit", "validate", "test", "predict"}

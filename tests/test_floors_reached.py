@@ -13,7 +13,7 @@ import torch
 from encdec.data import Digits
 from encdec.types import Batch
 
-from .conftest import RunCLI
+from .conftest import RunCLI, events
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 pytestmark = pytest.mark.slow
@@ -87,10 +87,7 @@ def test_fixed_codes_are_learned_by_heart_and_worth_nothing_for_held_out_images(
     cli("fit", "--config", "configs/vae_noenc.yaml", "--model.codes=fixed", "--trainer.max_epochs=150",
         "--model.decoder.hidden=[1024]", "--trainer.check_val_every_n_epoch=50", "--name=fixed",
         "--images.every_n_epochs=1000")  # fmt: skip
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator("lightning_logs/fixed/version_0")
-    events.Reload()
+    training = events("lightning_logs/fixed/version_0").Scalars("train/mse")
     floor = floors()
-    assert events.Scalars("train/mse")[-1].value < 0.8 * floor["mse"]
+    assert training[-1].value < 0.8 * floor["mse"]
     assert last_metrics("fixed")["val/mse"] > floor["mse"]

@@ -20,10 +20,10 @@ LAYERS = {
     "plugins": 4,
     "checkpoints": 5,
     "errors": 5,
-    "callbacks": 5,
-    "cli": 6,
-    "testing": 6,
-    "__main__": 7,
+    "callbacks": 6,
+    "cli": 7,
+    "testing": 7,
+    "__main__": 8,
 }
 
 

@@ -2,8 +2,6 @@
 
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from encdec import plugins
 from encdec.networks import Decoder
 from encdec.paradigms import Paradigm
 
-from .conftest import ROOT, RunCLI
+from .conftest import ROOT, RunCLI, encdec_in
 
 DECODER = """
 from torch import Tensor, nn
@@ -35,14 +33,6 @@ def folder(tmp_path: Path) -> Path:
     """A folder of plugins. Their modules stay imported, so each test uses names of its own."""
     (tmp_path / "mine").mkdir()
     return tmp_path / "mine"
-
-
-def encdec_in(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, for what would stay in this one."""
-    return subprocess.run(
-        [sys.executable, "-m", "encdec", *args], cwd=project, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
 
 
 def test_a_file_adds_a_class(folder: Path) -> None:

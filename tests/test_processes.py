@@ -9,19 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from .conftest import ROOT, RunCLI
+from .conftest import ENVIRONMENT, RunCLI, encdec_in, events
 
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
 SHORT = ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=3", "--trainer.accelerator=cpu"]
 
 
 def scalars(name: str) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(f"lightning_logs/{name}/version_0")
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    run = events(f"lightning_logs/{name}/version_0")
+    return {tag: [(e.step, e.value) for e in run.Scalars(tag)] for tag in run.Tags()["scalars"]}
 
 
 def weights(name: str, which: str = "last") -> dict[str, torch.Tensor]:
@@ -37,13 +34,11 @@ def test_two_processes_train_and_measure_like_one(config: str, cli: RunCLI, proj
     if config == "vae_noenc":
         args.append("--model.num_prior_samples=16")
     cli("fit", *args, "--data.batch_size=70", "--name=one")
-    launcher = [sys.executable, "-m", "encdec"]
+    launcher = ["-m", "encdec"]
     if config == "vae":  # once the way that clusters start it
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "encdec"]
-    result = subprocess.run(
-        [*launcher, "fit", *args, "--data.batch_size=35", "--name=two", "--trainer.devices=2"],
-        env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "encdec"]
+    on_two = ["--data.batch_size=35", "--name=two", "--trainer.devices=2"]
+    result = encdec_in(project, "fit", *args, *on_two, launcher=launcher)
     assert result.returncode == 0, result.stderr
     one, two = scalars("one"), scalars("two")
     for tag in one:
@@ -65,11 +60,8 @@ def test_two_processes_evaluate_a_split_exactly(cli: RunCLI, project: Path, capf
     folder = project / "lightning_logs/vae/version_0/predictions"
     single = torch.load(folder / "reconstructions.pt", weights_only=True)
     for command in ("test", "predict"):
-        result = subprocess.run(
-            [sys.executable, "-m", "encdec", command, "--ckpt_path", checkpoint, "--trainer.devices=2",
-             "--trainer.accelerator=cpu", "--data.batch_size=50"],
-            env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
+        on_two = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--data.batch_size=50"]
+        result = encdec_in(project, command, "--ckpt_path", checkpoint, *on_two)
         assert result.returncode == 0, result.stderr
     for tag, points in scalars("vae").items():
         if tag.startswith("test/"):

@@ -9,22 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import encdec
 from encdec.callbacks import Throughput
 from encdec.data import Digits
 from encdec.types import Batch
 
-from .conftest import RunCLI
+from .conftest import RunCLI, events
 
 RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.every_n_epochs=1")
-
-
-def events(run: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
-    accumulator.Reload()
-    return accumulator
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
 from encdec.callbacks.checkpoints import METRICS_KEY, BestAndLast
+from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 
@@ -64,7 +63,7 @@ def report_fit(trainer: pl.Trainer) -> None:
         return
     paths = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
     files = {name: _short(path) for name, path in paths.items() if path}
-    contents = {name: _read(path) for name, path in files.items()}
+    contents = {name: read_checkpoint(path) for name, path in files.items()}
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
     _print_table({f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()})
@@ -111,11 +110,6 @@ def _number(value: float | None) -> str:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # not through rich, which would break long paths into lines
-
-
-def _read(path: str) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return content
 
 
 def _short(path: str | Path) -> str:
