@@ -75,6 +75,10 @@ class AutoDecoder(Paradigm):
                 search.step()
         return z.detach()
 
+    def paired_codes(self, batch: Batch) -> Tensor:
+        """The codes that were trained."""
+        return self.codes[batch.index]
+
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """p(x|z)."""
         return self.decoder(z)

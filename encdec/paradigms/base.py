@@ -29,6 +29,8 @@ class Paradigm(pl.LightningModule, ABC):
     What differs between paradigms is where a training image's z comes from. It may also write
 
     - `encode`, where an image has a code: makes `reconstruct` work;
+    - `posterior`, where there is a Gaussian q(z|x): the evaluation draws codes from it;
+    - `paired_codes`, where training knows codes of its images that `encode` does not give;
     - `prior`, where codes are not distributed as N(0, I);
     - `parameter_groups`, where parts of it learn at different rates;
 
@@ -93,6 +95,17 @@ class Paradigm(pl.LightningModule, ABC):
     def encode(self, batch: Batch) -> Tensor | None:
         """The codes whose decodings reconstruct a batch, (B, latent_dim); None where images have no code."""
         return None
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Mean and log-variance of q(z|x), both (B, latent_dim), where the prior is N(0, I); None without a q."""
+        return None
+
+    def paired_codes(self, batch: Batch) -> Tensor | None:
+        """The codes that these *training* images are trained with, (B, latent_dim).
+
+        None where codes are drawn afresh at every step. By default what `encode` gives.
+        """
+        return self.encode(batch)
 
     def prior(self, noise: Tensor) -> Tensor:
         """Codes distributed as the prior, from standard normal noise: (B, latent_dim) -> (B, latent_dim)."""

@@ -70,15 +70,20 @@ class EncoderlessVAE(Paradigm):
             nll = self.observation.nll_matrix(logits, batch.x)
             bound = losses.prior_nll(nll)
             return {"loss": bound, "nll": bound, "logits": logits[nll.argmin(1)]}
-        logits = self.decoder(self.paired_codes(batch))
+        logits = self.decoder(self._codes(batch))
         nll = self.observation.nll(logits, batch.x)
         return {"loss": nll, self.observation.term: nll, "logits": logits}
 
-    def paired_codes(self, batch: Batch) -> Tensor:
-        """The random code that each image is paired with, (B, latent_dim)."""
-        if self.codes == "fixed" and self.training:
+    def _codes(self, batch: Batch) -> Tensor:
+        """The random code that each image is paired with, (B, latent_dim); held-out images have no fixed one."""
+        fixed = self.paired_codes(batch) if self.training else None
+        return self.noise(batch.index, self.latent_dim) if fixed is None else fixed
+
+    def paired_codes(self, batch: Batch) -> Tensor | None:
+        """The fixed codes of training images; for K > 1, the most likely of K codes."""
+        if self.codes == "fixed":
             return normal(self.seed, _FIXED, batch.index, self.latent_dim).to(self.code_dtype)
-        return self.noise(batch.index, self.latent_dim)
+        return self.encode(batch)
 
     def encode(self, batch: Batch) -> Tensor | None:
         """For K > 1, the most likely of K codes from the prior: inference by search. For K = 1 there is no code."""

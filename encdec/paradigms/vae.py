@@ -56,7 +56,7 @@ class VAE(Paradigm):
 
         The reconstruction term is `bce` under a Bernoulli observation model, `nll` under a Gaussian one.
         """
-        mean, log_var = self.posterior(batch.x)
+        mean, log_var = self.posterior(batch)
         z = mean + (log_var / 2).exp() * self.noise(batch.index, self.latent_dim)
         logits = self.decoder(z)
         nll = self.observation.nll(logits, batch.x)
@@ -64,14 +64,14 @@ class VAE(Paradigm):
         terms = {"loss": nll + self.beta * kl, self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}
         return {**terms, "logits": logits}
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z|x): (B, C, H, W) -> mean and log-variance, both (B, latent_dim)."""
-        mean, log_var = self.encoder(x).chunk(2, dim=1)
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """q(z|x): mean and log-variance, both (B, latent_dim)."""
+        mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
         return mean, log_var
 
     def encode(self, batch: Batch) -> Tensor:
         """The mean of q(z|x)."""
-        return self.posterior(batch.x)[0]
+        return self.posterior(batch)[0]
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """p(x|z)."""

@@ -1,0 +1,1 @@
+"""One evaluation for every paradigm, with or without an encoder."""
