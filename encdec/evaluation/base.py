@@ -113,6 +113,16 @@ class View:
         """Codes from noise: (B, dim) -> (B, dim)."""
         return self.paradigm.prior(e.to(self.paradigm.code_dtype))
 
+    def encode(self, batch: Batch) -> Tensor | None:
+        """The codes of images, (B, dim), the same at every call; None where images have no code."""
+        self.paradigm.restart_noise()
+        return self.paradigm.encode(batch)
+
+    def paired_codes(self, batch: Batch) -> Tensor | None:
+        """The codes that training images were trained with, (B, dim); None where they were drawn afresh."""
+        self.paradigm.restart_noise()
+        return self.paradigm.paired_codes(batch)
+
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """Logits: (B, dim), (B,) -> (B, C, H, W)."""
         return self.paradigm.decode(z, y)
@@ -130,6 +140,9 @@ class View:
         y = torch.zeros(4, dtype=torch.int64, device=self.device)
         return not torch.equal(self.decode(z, y), self.decode(z, y + 1))
 
+
+Advance = Callable[[float], None]
+"""Told how much of an evaluation is done, from 0 to 1."""
 
 DRAWS = {
     "labels": 1001,

@@ -162,6 +162,11 @@ class Paradigm(pl.LightningModule, ABC):
         return self._fresh(count, dim, self.device)
 
     @final
+    def restart_noise(self) -> None:
+        """Start counting draws anew, as for each batch: in evaluation the same calls then give the same noise."""
+        self._draws = 0
+
+    @final
     @property
     def code_dtype(self) -> torch.dtype:
         """The type of the weights, and so of codes."""
@@ -271,7 +276,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def outputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The objective's terms, (B,), and the measured outputs, (B, C, H, W), by their suffix ("" or "_NAME")."""
-        self._draws = 0
+        self.restart_noise()
         terms, outputs = {}, {}
         for name, value in self.losses(batch).items():
             if name.startswith("logits"):
@@ -281,7 +286,7 @@ class Paradigm(pl.LightningModule, ABC):
         return terms, outputs
 
     def _encode_and_decode(self, batch: Batch) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        self._draws = 0
+        self.restart_noise()
         z = self.encode(batch)
         return (None, None) if z is None else (z, pixel_means(self.decode(z, batch.y)))
 
