@@ -21,6 +21,7 @@ from encdec.callbacks import (
     Dashboard,
     Header,
     ImageGrids,
+    LogFloors,
     Progress,
     Throughput,
     WritePredictions,
@@ -65,6 +66,7 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {RUNS}.")
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(ImageGrids, "images")
+        parser.add_lightning_class_args(LogFloors, "floors")
         parser.add_lightning_class_args(WritePredictions, "predictions")
         parser.set_defaults({"data": "Digits"})
         for name in ("image_shape", "num_classes", "num_train"):

@@ -68,7 +68,7 @@ def test_conditional_decoder_sees_the_label_and_the_noise(batch: Batch) -> None:
 def test_vae_terms_are_the_negative_elbo(batch: Batch) -> None:
     vae = VAE(image_shape=SHAPE, latent_dim=3, beta=0.5).eval()
     values = terms(vae, batch)
-    mean, log_var = vae.posterior(batch.x)
+    mean, log_var = vae.posterior(batch)
     torch.testing.assert_close(values["kl"], gaussian_kl(mean, log_var).detach())
     torch.testing.assert_close(values["bce"], bernoulli_nll(values["logits"], batch.x))
     torch.testing.assert_close(values["loss"], values["bce"] + 0.5 * values["kl"])
@@ -89,7 +89,7 @@ def test_vae_codes_follow_the_posterior(batch: Batch) -> None:
     vae = VAE(image_shape=(1, 1, 4), latent_dim=4, decoder=_Show).train()
     one = Batch(torch.rand(1, 1, 1, 4).expand(20_000, -1, -1, -1), torch.zeros(20_000).long(), torch.arange(20_000))
     codes = terms(vae, one)["logits"].flatten(1)
-    mean, log_var = (value[0].detach() for value in vae.posterior(one.x))
+    mean, log_var = (value[0].detach() for value in vae.posterior(one))
     torch.testing.assert_close(codes.mean(0), mean, rtol=0, atol=0.04)
     torch.testing.assert_close(codes.var(0), log_var.exp(), rtol=0.05, atol=0)
 
@@ -142,13 +142,19 @@ def test_a_larger_k_is_a_tighter_bound(batch: Batch) -> None:
 
 def test_fixed_codes_stay_and_fresh_codes_change(batch: Batch) -> None:
     fixed = EncoderlessVAE(image_shape=SHAPE, latent_dim=3, codes="fixed", seed=4).train()
-    codes = fixed.paired_codes(batch)
-    assert torch.equal(codes, fixed.paired_codes(batch))
-    half = Batch(*(values[::2] for values in batch))
-    assert torch.equal(codes[::2], fixed.paired_codes(half)), "a code belongs to its image"
-    assert not torch.equal(codes, fixed.eval().paired_codes(batch)), "held-out images have no code of their own"
+    codes, half = fixed.paired_codes(batch), fixed.paired_codes(Batch(*(values[::2] for values in batch)))
+    assert codes is not None
+    assert half is not None
+    assert torch.equal(codes[::2], half), "a code belongs to its image"
+    outputs = [terms(fixed, batch)["logits"] for _ in range(2)]
+    assert torch.equal(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0], fixed.decode(codes, batch.y).detach())
+    held_out = terms(fixed.eval(), batch)["logits"]
+    assert not torch.equal(held_out, outputs[0]), "held-out images have no code of their own"
+    assert fixed.encode(batch) is None
     fresh = EncoderlessVAE(image_shape=SHAPE, latent_dim=3).train()
-    assert not torch.equal(fresh.paired_codes(batch), fresh.paired_codes(batch))
+    assert fresh.paired_codes(batch) is None
+    assert not torch.equal(terms(fresh, batch)["logits"], terms(fresh, batch)["logits"])
 
 
 @pytest.mark.parametrize(

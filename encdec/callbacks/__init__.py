@@ -2,6 +2,7 @@
 
 from encdec.callbacks.checkpoints import BestAndLast
 from encdec.callbacks.dashboard import Dashboard
+from encdec.callbacks.floors import LogFloors
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
 from encdec.callbacks.terminal import Header, Progress, report_fit, report_interrupt, report_split
@@ -12,6 +13,7 @@ __all__ = [
     "Dashboard",
     "Header",
     "ImageGrids",
+    "LogFloors",
     "Progress",
     "Throughput",
     "WritePredictions",

@@ -14,13 +14,24 @@ _VARIANTS = ("", "_zeros")
 
 
 def _chart(term: str) -> list[Any]:
-    return ["Multiline", [f"{stage}/{term}{variant}" for stage in ("train", "val", "test") for variant in _VARIANTS]]
+    return ["Multiline", [f"{stage}/{term}{variant}$" for stage in ("train", "val", "test") for variant in _VARIANTS]]
+
+
+def _floor_chart(stage: str, term: str) -> list[Any]:
+    names = [f"{term}{variant}" for variant in _VARIANTS] + [f"{term}_gap{variant}" for variant in _VARIANTS]
+    return ["Multiline", [f"{stage}/{name}$" for name in [*names, f"{term}_floor", f"{term}_pca"]]]
 
 
 LAYOUT = {
     "How close": {
         "MSE (per pixel)": _chart("mse"),
         "BCE (nats per image)": _chart("bce"),
+        "Explained variance (0 = mean image, 1 = perfect)": _chart("explained_variance"),
+    },
+    "Floors: what the best decoder reaches that is told as much": {
+        f"{stage}: {title}, its floor and the gap": _floor_chart(stage, term)
+        for stage in ("val", "train")
+        for term, title in (("mse", "MSE (per pixel)"), ("bce", "BCE (nats per image)"))
     },
     "Objective (per image)": {
         "Loss": _chart("loss"),

@@ -20,6 +20,7 @@ UNITS = {
     "elbo": "nats per image",
     "nll": "nats per image",
     "loss": "per image",
+    "explained": "share",
 }
 """Unit of each scalar, by the first word of its name."""
 
@@ -66,7 +67,11 @@ def report_fit(trainer: pl.Trainer) -> None:
     contents = {name: read_checkpoint(path) for name, path in files.items()}
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
-    _print_table({f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()})
+    columns = {f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()}
+    _print_table(columns)
+    for name in ("best", "last"):
+        if name in contents and not (name == "last" and epochs.get("best") == epochs["last"]):
+            _print_verdicts(trainer, "val", contents[name][METRICS_KEY], f"{name}: ")
     for name, path in files.items():
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
@@ -91,17 +96,49 @@ def report_split(trainer: pl.Trainer, stage: str) -> None:
     """Print the means over a split, of `validate` or `test`."""
     if trainer.is_global_zero:
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        _print_table({"mean over the split": {n: v for n, v in values.items() if n.startswith(f"{stage}/")}})
+        values = {name: value for name, value in values.items() if name.startswith(f"{stage}/")}
+        _print_table({"mean over the split": values})
+        _print_verdicts(trainer, stage, values)
 
 
 def _print_table(columns: dict[str, dict[str, float]]) -> None:
+    """One row for each metric, with its floor."""
+    names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
+    floors = {name: next(iter(columns.values())).get(_floor_of(name)) for name in names}  # the same in all columns
+    with_floors = any(floor is not None for floor in floors.values())
     table = Table()
-    for heading in ("", *columns, "unit"):
-        table.add_column(heading, justify="left" if heading in ("", "unit") else "right")
-    for name in dict.fromkeys(name for metrics in columns.values() for name in metrics):
-        unit = UNITS.get(name.partition("/")[2].partition("_")[0], "")
-        table.add_row(name, *(_number(metrics.get(name)) for metrics in columns.values()), unit)
+    table.add_column("", no_wrap=True)
+    for heading in (*columns, *(["floor"] if with_floors else [])):
+        table.add_column(heading, justify="right")
+    table.add_column("unit")
+    for name in names:
+        if not _stands_beside(name):
+            numbers = [metrics.get(name) for metrics in columns.values()] + [floors[name]] * with_floors
+            table.add_row(name, *map(_number, numbers), UNITS.get(_term(name), ""))
     Console().print(table)
+
+
+def _term(name: str) -> str:
+    """The first word of a scalar's name: val/mse_zeros -> mse."""
+    return name.partition("/")[2].partition("_")[0]
+
+
+def _floor_of(name: str) -> str:
+    return f"{name.partition('/')[0]}/{_term(name)}_floor"
+
+
+def _stands_beside(name: str) -> bool:
+    """Whether a scalar is shown in the row of another."""
+    return name.endswith("_floor") or "_gap" in name
+
+
+def _print_verdicts(trainer: pl.Trainer, stage: str, metrics: dict[str, float], of: str = "") -> None:
+    """What the MSE means, in a sentence for each of its variants."""
+    model = trainer.lightning_module
+    if isinstance(model, Paradigm) and stage in model.floors:
+        for name, value in metrics.items():
+            if _term(name) == "mse" and not _stands_beside(name) and not name.endswith("_pca"):
+                _print(f"{of}{name} – {model.floors[stage].verdict(value, model.told)}")
 
 
 def _number(value: float | None) -> str:

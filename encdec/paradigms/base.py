@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from encdec.floors import Floors
 from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
 from encdec.noise import normal, step_seed
@@ -67,6 +68,7 @@ class Paradigm(pl.LightningModule, ABC):
         self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self.training_means: dict[str, float] = {}  # what was last logged, for the progress bar
+        self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self._training_sums, self._evaluation_sums = RunningMeans(), RunningMeans()
         self._generator: torch.Generator | None = None
         self._draws = 0
@@ -345,17 +347,23 @@ class Paradigm(pl.LightningModule, ABC):
         self._logged_step = self.global_step
         self._require_finite(means, "training")
         self.training_means = {name: value.item() for name, value in means.items()}
+        scalars = self.training_means | self._beside("train", self.training_means)
         for logger in self.trainer.loggers:
-            logger.log_metrics({f"train/{k}": v for k, v in self.training_means.items()}, step=self.global_step)
+            logger.log_metrics({f"train/{name}": value for name, value in scalars.items()}, step=self.global_step)
 
     def _log_split(self, stage: str) -> None:
         means = self._evaluation_sums.compute(self._sum_over_processes)
         self._require_finite(means, "validation" if stage == "val" else stage)
         # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
         values = {f"{stage}/{name}": value.float() for name, value in means.items()}
+        beside = self._beside(stage, {name: value.item() for name, value in means.items()})
+        values |= {f"{stage}/{name}": torch.tensor(value, dtype=torch.float32) for name, value in beside.items()}
         if self.trainer.state.fn != TrainerFn.FITTING:  # without a step of its own, a checkpoint is measured at its
             values["step"] = means["loss"].new_tensor(self._loaded_step, dtype=torch.float32)
         self.log_dict(values, sync_dist=True)
+
+    def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
+        return self.floors[stage].beside(means, self.told) if stage in self.floors else {}
 
 
 def log_interval(trainer: pl.Trainer) -> int:
