@@ -10,6 +10,11 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"encdec {__version__}")
         return
+    if sys.argv[1:2] == ["compare"]:
+        from encdec.compare import main as compare
+
+        compare(sys.argv[2:])
+        return
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from encdec import __version__, checkpoints, errors, plugins, quiet
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
+    Evaluate,
     Header,
     ImageGrids,
     LogFloors,
@@ -67,6 +68,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(ImageGrids, "images")
         parser.add_lightning_class_args(LogFloors, "floors")
+        parser.add_lightning_class_args(Evaluate, "evaluation")
         parser.add_lightning_class_args(WritePredictions, "predictions")
         parser.set_defaults({"data": "Digits"})
         for name in ("image_shape", "num_classes", "num_train"):
@@ -147,9 +149,12 @@ class CLI(LightningCLI):
         report_split(self.trainer, "val")
 
     def test(self, **kwargs: Any) -> None:
-        """Measure on the test split."""
+        """Measure on the test split, in the way that is the same for all paradigms."""
+        evaluation: Evaluate = self._get(self.config_init, "evaluation")
+        evaluation.config = yaml.safe_load(self._parser("test").dump(self.config.test, skip_none=False))
         self.trainer.test(weights_only=True, verbose=False, **kwargs)
-        report_split(self.trainer, "test")
+        if evaluation.figures is None:
+            report_split(self.trainer, "test")
 
     def predict(self, **kwargs: Any) -> None:
         """Write samples, reconstructions and interpolations."""
@@ -204,7 +209,8 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_kwargs={
                 "prog": "encdec",
                 "version": __version__,
-                "description": "Trains generative models with and without encoders, and measures them alike.",
+                "description": "Trains generative models with and without encoders, and measures them alike. "
+                "`encdec compare` puts the evaluations of runs side by side.",
                 "allow_abbrev": False,
                 **{command: {"allow_abbrev": False} for command in CLI.subcommands()},
             },

@@ -40,7 +40,7 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     key_match = re.search(r'Parser key "([^"]+)"', message)
     key = key_match[1] if key_match else ""
     if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-        choices = re.findall(r"[\w-]+", match[2])
+        choices = [*re.findall(r"[\w-]+", match[2]), "compare"]  # the one that needs no Lightning
         return f"{match[1]!r} is not a command{_suggest(match[1], choices)}; the commands are {', '.join(choices)}."
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         flag = match[1].split("=")[0].lstrip("-")

@@ -140,8 +140,8 @@ class Floors:
         mse, bce = {Told.IMAGE: 0.0}, {Told.IMAGE: split.entropy}
         for told, output in outputs.items():
             cross = (output * output - 2 * output * split.means).sum(1)
-            # rounding may leave −1e-18 where all images are alike
-            mse[told] = max(0.0, split.square + float(counts @ cross / n)) / dim
+            squares = split.square + float(counts @ cross / n)
+            mse[told] = squares / dim if squares > 1e-12 * split.square else 0.0  # below it is rounding
             p = output.clamp(SMALLEST_MEAN, 1 - SMALLEST_MEAN)
             bce[told] = float(counts @ _entropy(split.means, p).sum(1) / n)
         k = len(split.residuals) - 1

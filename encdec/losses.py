@@ -61,16 +61,20 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
         return F.softplus(logits).sum(1) - x @ logits.T
 
 
-def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """−log N(x_b; mean_k, σ²I) of all pairs: (K, …), (B, …) -> (B, K), in nats per image.
+def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
+    """‖x_b − mean_k‖² of all pairs: (K, …), (B, …) -> (B, K), summed over pixels.
 
     One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
     with torch.autocast(x.device.type, enabled=False):
-        squares = x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
-    constant = x.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-    return squares / (2 * sigma**2) + constant
+        return x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
+
+
+def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """−log N(x_b; mean_k, σ²I) of all pairs: (K, …), (B, …) -> (B, K), in nats per image."""
+    constant = x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    return squared_error_matrix(mean, x) / (2 * sigma**2) + constant
 
 
 def prior_nll(nll: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ LAYERS = {
     "plugins": 5,
     "checkpoints": 6,
     "errors": 6,
+    "compare": 1,
     "evaluation": 6,
     "callbacks": 7,
     "cli": 8,

@@ -2,6 +2,7 @@
 
 from encdec.callbacks.checkpoints import BestAndLast
 from encdec.callbacks.dashboard import Dashboard
+from encdec.callbacks.evaluate import Evaluate
 from encdec.callbacks.floors import LogFloors
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
@@ -11,6 +12,7 @@ from encdec.callbacks.throughput import Throughput
 __all__ = [
     "BestAndLast",
     "Dashboard",
+    "Evaluate",
     "Header",
     "ImageGrids",
     "LogFloors",

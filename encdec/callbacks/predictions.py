@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from encdec.callbacks.images import fixed_noise
+from encdec.evaluation.pictures import strip_codes
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.pictures import comparison, enlarge, grid, sample_labels
@@ -102,9 +103,7 @@ class WritePredictions(pl.Callback):
         rows = min(self.num_rows, len(ends) // 2)
         if rows == 0:
             return []
-        first, last, y = ends[:rows, None], ends[rows : 2 * rows, None], y[:rows]
-        weights = torch.linspace(0, 1, self.num_steps)[:, None]
-        z = (1 - weights) * first + weights * last
+        y, z = y[:rows], strip_codes(ends[: 2 * rows], self.num_steps)
         with torch.no_grad():
             on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
             logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))

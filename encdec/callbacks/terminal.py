@@ -71,7 +71,7 @@ def report_fit(trainer: pl.Trainer) -> None:
     _print_table(columns)
     for name in ("best", "last"):
         if name in contents and not (name == "last" and epochs.get("best") == epochs["last"]):
-            _print_verdicts(trainer, "val", contents[name][METRICS_KEY], f"{name}: ")
+            print_verdicts(trainer, "val", contents[name][METRICS_KEY], f"{name}: ")
     for name, path in files.items():
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
@@ -98,7 +98,7 @@ def report_split(trainer: pl.Trainer, stage: str) -> None:
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         values = {name: value for name, value in values.items() if name.startswith(f"{stage}/")}
         _print_table({"mean over the split": values})
-        _print_verdicts(trainer, stage, values)
+        print_verdicts(trainer, stage, values)
 
 
 def _print_table(columns: dict[str, dict[str, float]]) -> None:
@@ -112,7 +112,7 @@ def _print_table(columns: dict[str, dict[str, float]]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("unit")
     for name in names:
-        if not _stands_beside(name):
+        if not stands_beside(name):
             numbers = [metrics.get(name) for metrics in columns.values()] + [floors[name]] * with_floors
             table.add_row(name, *map(_number, numbers), UNITS.get(_term(name), ""))
     Console().print(table)
@@ -127,17 +127,17 @@ def _floor_of(name: str) -> str:
     return f"{name.partition('/')[0]}/{_term(name)}_floor"
 
 
-def _stands_beside(name: str) -> bool:
+def stands_beside(name: str) -> bool:
     """Whether a scalar is shown in the row of another."""
-    return name.endswith("_floor") or "_gap" in name
+    return name.endswith("_floor") or any(f"{term}_gap" in name for term in ("mse", "bce"))
 
 
-def _print_verdicts(trainer: pl.Trainer, stage: str, metrics: dict[str, float], of: str = "") -> None:
+def print_verdicts(trainer: pl.Trainer, stage: str, metrics: dict[str, float], of: str = "") -> None:
     """What the MSE means, in a sentence for each of its variants."""
     model = trainer.lightning_module
     if isinstance(model, Paradigm) and stage in model.floors:
         for name, value in metrics.items():
-            if _term(name) == "mse" and not _stands_beside(name) and not name.endswith("_pca"):
+            if _term(name) == "mse" and not stands_beside(name) and not name.endswith("_pca"):
                 _print(f"{of}{name} – {model.floors[stage].verdict(value, model.told)}")
 
 

@@ -1,5 +1,6 @@
 """Splits, batches and their order: what every data module shares."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -254,6 +255,15 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def _rank_and_processes(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def fingerprint(images: Images) -> str:
+    """SHA-256 of a split's pixels and labels, in hexadecimal: equal where the data are equal, wherever they lie."""
+    digest = hashlib.sha256(repr((images.image_shape, images.classes)).encode())
+    digest.update(images.labels.numpy().tobytes())
+    for pixels in images.stream(torch.arange(len(images.labels)).split(256)):
+        digest.update(pixels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def random_split(images: SomeImages, fraction: float, seed: int) -> tuple[SomeImages, SomeImages]:

@@ -116,20 +116,28 @@ class View:
     def encode(self, batch: Batch) -> Tensor | None:
         """The codes of images, (B, dim), the same at every call; None where images have no code."""
         self.paradigm.restart_noise()
-        return self.paradigm.encode(batch)
+        return self.paradigm.encode(self._as_weights(batch))
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Mean and log-variance of q(z|x), both (B, dim); None without a q."""
+        self.paradigm.restart_noise()
+        return self.paradigm.posterior(self._as_weights(batch))
 
     def paired_codes(self, batch: Batch) -> Tensor | None:
         """The codes that training images were trained with, (B, dim); None where they were drawn afresh."""
         self.paradigm.restart_noise()
-        return self.paradigm.paired_codes(batch)
+        return self.paradigm.paired_codes(self._as_weights(batch))
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """Logits: (B, dim), (B,) -> (B, C, H, W)."""
-        return self.paradigm.decode(z, y)
+        return self.paradigm.decode(z.to(self.paradigm.code_dtype), y)
 
     def images(self, e: Tensor, y: Tensor) -> Tensor:
         """Samples from noise: (B, dim), (B,) -> (B, C, H, W), pixel means in [0, 1]."""
         return pixel_means(self.decode(self.prior(e), y))
+
+    def _as_weights(self, batch: Batch) -> Batch:
+        return batch._replace(x=batch.x.to(self.paradigm.code_dtype))
 
     @torch.no_grad()
     def _reads_labels(self) -> bool:

@@ -73,7 +73,7 @@ class Paradigm(pl.LightningModule, ABC):
         self._generator: torch.Generator | None = None
         self._draws = 0
         self._logged_step = 0
-        self._loaded_step = 0
+        self.loaded_step = 0  # at which the checkpoint was saved that is measured
         self._not_rebuildable: list[str] = []
         self.save_hyperparameters(logger=False)
         self._make_hparams_loadable()
@@ -181,7 +181,7 @@ class Paradigm(pl.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Start new curves."""
         self._training_sums.reset()
-        self._logged_step = self._loaded_step = 0
+        self._logged_step = self.loaded_step = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch; the loss is the mean of the images' losses."""
@@ -249,7 +249,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the training curve where it was, and remember which step is measured."""
-        self._loaded_step = checkpoint["global_step"]
+        self.loaded_step = checkpoint["global_step"]
         curve = checkpoint.get(_CURVE_KEY)
         if curve is not None and self._trainer is not None:
             self._logged_step = curve["logged_step"]
@@ -359,7 +359,7 @@ class Paradigm(pl.LightningModule, ABC):
         beside = self._beside(stage, {name: value.item() for name, value in means.items()})
         values |= {f"{stage}/{name}": torch.tensor(value, dtype=torch.float32) for name, value in beside.items()}
         if self.trainer.state.fn != TrainerFn.FITTING:  # without a step of its own, a checkpoint is measured at its
-            values["step"] = means["loss"].new_tensor(self._loaded_step, dtype=torch.float32)
+            values["step"] = means["loss"].new_tensor(self.loaded_step, dtype=torch.float32)
         self.log_dict(values, sync_dist=True)
 
     def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:

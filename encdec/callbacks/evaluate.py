@@ -1,0 +1,285 @@
+"""The one evaluation of all paradigms, after `test`."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor
+
+from encdec.callbacks.images import tensorboard_writers
+from encdec.callbacks.terminal import UNITS, print_verdicts, stands_beside
+from encdec.checkpoints import read_checkpoint
+from encdec.data import DataModule, Images
+from encdec.data.base import fingerprint
+from encdec.evaluation import pictures, report
+from encdec.evaluation.base import Advance, Figures, Processes, View, batches
+from encdec.evaluation.features import find_space
+from encdec.evaluation.latent import evaluate_latent
+from encdec.evaluation.likelihood import evaluate_likelihood
+from encdec.evaluation.reconstruction import evaluate_reconstruction
+from encdec.evaluation.samples import evaluate_samples
+from encdec.losses import pixel_means
+from encdec.paradigms import Paradigm
+from encdec.paradigms.base import require_positive
+from encdec.pictures import comparison, enlarge
+
+Part = Literal["reconstruction", "likelihood", "samples", "latent"]
+_SHOWN = 16  # reconstructed images in TensorBoard
+_WIDTH = 160  # of the table where it does not go to a terminal
+_PROJECTED = 2000  # codes in TensorBoard's projector
+
+
+class Evaluate(pl.Callback):
+    """After `test`, scores the checkpoint on the test split in the same way for every paradigm.
+
+    Prints a table, logs every figure as `test/NAME`, draws pictures, and writes `CHECKPOINT.evaluation.json` and
+    `.csv` beside the checkpoint. What each figure means is described in docs/evaluation.md.
+
+    Args:
+        parts: which parts to run; an empty list leaves only the means of the objective's terms.
+        num_images: test images that are reconstructed and whose likelihood is estimated, at most.
+        num_samples: samples that are drawn.
+        posterior_samples: K of likelihoods by a posterior.
+        prior_samples: K of likelihoods by the prior.
+        code_steps: steps of Adam in the search for an image's code, or its posterior.
+        sigma: of the Gaussian observation model, where the paradigm has none of its own.
+        feature_space: where samples are compared: `auto` is Inception where its weights are at hand, else a small
+            classifier of the training split, else (data without labels) principal components.
+        cache_dir: folder for trained classifiers; `lightning_logs/features` if not given.
+
+    Raises:
+        UserError: a number is not positive.
+    """
+
+    def __init__(
+        self,
+        parts: list[Part] | None = None,
+        num_images: int = 10_000,
+        num_samples: int = 10_000,
+        posterior_samples: int = 64,
+        prior_samples: int = 10_000,
+        code_steps: int = 100,
+        sigma: float = 0.1,
+        feature_space: Literal["auto", "inception", "classifier", "pca"] = "auto",
+        cache_dir: str | None = None,
+    ) -> None:
+        self.parts = ["reconstruction", "likelihood", "samples", "latent"] if parts is None else list(parts)
+        self.num_images, self.num_samples = num_images, num_samples
+        self.posterior_samples, self.prior_samples = posterior_samples, prior_samples
+        self.code_steps, self.sigma, self.feature_space, self.cache_dir = code_steps, sigma, feature_space, cache_dir
+        require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
+        self.config: dict[str, Any] = {}
+        self.figures: Figures | None = None
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate, show and write."""
+        data = getattr(trainer, "datamodule", None)
+        if not (self.parts and isinstance(pl_module, Paradigm) and isinstance(data, DataModule)):
+            return
+        began = perf_counter()
+        # optimised codes need gradients, which tensors of inference mode can't have
+        with torch.inference_mode(False), torch.no_grad():
+            view, processes = View(pl_module), _processes(trainer)
+            self.figures = Figures()
+            _add_means(trainer, pl_module, self.figures)
+            prints = {name: fingerprint(images) for name, images in data.splits.items()}
+            codes, space = self._run(trainer, view, data, processes, self.figures, prints["train"])
+            if trainer.is_global_zero:
+                self._log(trainer, view, data, codes, self.figures)
+        if trainer.is_global_zero:
+            _print_table(self.figures)
+            print_verdicts(trainer, "test", {name: value.item() for name, value in trainer.callback_metrics.items()})
+            found = _provenance(trainer, pl_module, data, prints)
+            settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
+            figures = report.figures_as_dict(self.figures)
+            found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": figures}
+            found |= {"undefined": self.figures.undefined, "seconds": round(perf_counter() - began, 1)}
+            folder, stem = _beside(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            as_json, as_csv = report.write(found, folder, stem)
+            print(f"{as_json} and {as_csv.name}: these figures, with all that repeats them", flush=True)
+
+    def _run(
+        self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, figures: Figures, train: str
+    ) -> tuple[Tensor | None, str]:
+        test, codes, means, space = data.splits["test"], None, None, ""
+        with _progress(trainer) as stage:
+            if "reconstruction" in self.parts:
+                advance = stage("reconstruction: searching codes")
+                codes = evaluate_reconstruction(
+                    view, test, self.num_images, self.code_steps, figures, processes, advance
+                )
+            if "likelihood" in self.parts:
+                means = evaluate_likelihood(
+                    view,
+                    test,
+                    self.num_images,
+                    self.posterior_samples,
+                    self.prior_samples,
+                    self.code_steps,
+                    self.sigma,
+                    figures,
+                    processes,
+                    stage("likelihood"),
+                )
+            if "latent" in self.parts:
+                advance = stage("latent space")
+                evaluate_latent(view, data.splits["train"], test, codes, means, figures, processes, advance)
+            if "samples" in self.parts:
+                found = find_space(
+                    self.feature_space,
+                    data.splits["train"],
+                    test,
+                    Path(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")),
+                    train,
+                    view.device,
+                    processes,
+                    stage("feature space"),
+                )
+                space = found.description
+                advance = stage("samples")
+                evaluate_samples(view, data.splits["train"], test, found, self.num_samples, processes, figures, advance)
+        return codes, space
+
+    def _log(self, trainer: pl.Trainer, view: View, data: DataModule, codes: Tensor | None, figures: Figures) -> None:
+        step = view.paradigm.loaded_step
+        for logger in trainer.loggers:
+            # the means are there already
+            new = {f"test/{name}": figure.value for name, figure in figures.values.items()}
+            new = {name: value for name, value in new.items() if name not in trainer.callback_metrics}
+            logger.log_metrics(new, step=step)
+        for writer in tensorboard_writers(trainer):
+            for name, picture in self._draw(view, data.splits["test"], codes).items():
+                writer.add_image(f"test/{name}", picture, step)
+            shown = _codes_of(view, data.splits["test"], codes)
+            if shown is not None:
+                z, batch = shown
+                names = [data.splits["test"].classes[label] for label in batch.y.tolist()]
+                writer.add_embedding(z.cpu(), metadata=names, label_img=batch.x.cpu(), global_step=step, tag="codes")
+
+    def _draw(self, view: View, test: Images, codes: Tensor | None) -> dict[str, Tensor]:
+        (batch,) = batches(test, torch.arange(min(_SHOWN, len(test.labels))), view.device, _SHOWN)
+        rows, encoded = [batch.x], view.encode(batch)
+        drawn = {}
+        for z in (encoded, None if codes is None else codes[: len(batch.x)]):
+            if z is not None:
+                rows.append(pixel_means(view.decode(z, batch.y)))
+        if len(rows) > 1:
+            drawn["reconstructions"] = enlarge(comparison(rows, columns=8))
+        drawn["interpolations"] = pictures.interpolations(view, test)
+        shown = _codes_of(view, test, codes)
+        if shown is not None:
+            z, batch = shown
+            drawn["latent_map"] = pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
+        return drawn
+
+
+def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, Any] | None:
+    """Codes to look at, with their images: the encoder's where there is one, else optimised ones."""
+    (batch,) = batches(test, torch.arange(min(_PROJECTED, len(test.labels))), view.device, _PROJECTED)
+    z = view.encode(batch)
+    if z is None and codes is not None:
+        z = codes[: len(batch.x)]
+        batch = batch._replace(x=batch.x[: len(z)], y=batch.y[: len(z)])
+    return None if z is None else (z.float(), batch)
+
+
+def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> None:
+    """The means over the split that Lightning's test loop has logged, with their floors."""
+    means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    for name, value in means.items():
+        term = name.removeprefix("test/").partition("_")[0]
+        floor = means.get(f"test/{term}_floor") if term in ("mse", "bce") else None
+        floor = None if stands_beside(name) or name.endswith("_pca") else floor
+        figures.add(
+            name.removeprefix("test/"),
+            value,
+            UNITS.get(term, ""),
+            reference=floor,
+            reference_name=f"floor, told {paradigm.told}" if floor is not None else "",
+        )
+
+
+def _processes(trainer: pl.Trainer) -> Processes:
+    def all_gather(tensor: Tensor) -> list[Tensor]:
+        gathered = trainer.strategy.all_gather(tensor)
+        return list(gathered) if trainer.world_size > 1 else [tensor]
+
+    return Processes(trainer.global_rank, trainer.world_size, all_gather)
+
+
+@contextmanager
+def _progress(trainer: pl.Trainer) -> Iterator[Any]:
+    """Gives a function that starts the bar of a stage, and returns what advances it."""
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    columns = TextColumn("{task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, disable=not shown) as bar:
+
+        def stage(name: str) -> Advance:
+            task = bar.add_task(name, total=1.0)
+            return lambda done: bar.update(task, completed=done)
+
+        yield stage
+
+
+def _print_table(figures: Figures) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("test split", no_wrap=True)
+    for heading in ("", "± s.e."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("to compare with", "unit"):
+        table.add_column(heading)
+    for name, figure in figures.values.items():
+        if not stands_beside(name):
+            error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
+            beside = "" if figure.reference is None else f"{figure.reference:.5g} {figure.reference_name}"
+            table.add_row(name, f"{figure.value:.5g}", error, beside, figure.unit)
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else _WIDTH)
+    for name, reason in figures.undefined.items():
+        print(f"{name} is not defined here: {reason}", flush=True)
+
+
+def _beside(trainer: pl.Trainer) -> tuple[Path, str]:
+    """The folder and the stem of the files that report on a checkpoint."""
+    if trainer.ckpt_path is None:
+        return Path(trainer.log_dir or trainer.default_root_dir), "model"
+    path = Path(trainer.ckpt_path)
+    return path.parent, path.stem
+
+
+def _provenance(trainer: pl.Trainer, paradigm: Paradigm, data: DataModule, prints: dict[str, str]) -> dict[str, Any]:
+    run = Path(trainer.log_dir) if trainer.log_dir else None
+    found: dict[str, Any] = {
+        "format": report.FORMAT,
+        "name": run.parent.name if run else "",
+        "version": run.name if run else "",
+        "paradigm": type(paradigm).__name__,
+        "told": str(paradigm.told),
+        "seed": paradigm.seed,
+        "checkpoint": "",
+        "epoch": None,
+        "step": paradigm.loaded_step,
+    }
+    if trainer.ckpt_path is not None:
+        path = Path(trainer.ckpt_path)
+        found |= {"checkpoint": path.name, "sha256": report.sha256(path), "epoch": read_checkpoint(path)["epoch"]}
+    found["data"] = {
+        "class": type(data).__name__,
+        "image_shape": list(data.image_shape),
+        "images": {name: len(images.labels) for name, images in data.splits.items()},
+        "fingerprint": prints["train"][:16] + prints["test"][:16],
+        "fingerprints": prints,
+    }
+    found |= {"versions": report.versions(), "machine": report.machine(paradigm.device)}
+    found |= {"processes": trainer.world_size, "precision": str(trainer.precision)}
+    return found

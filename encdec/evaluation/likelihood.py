@@ -1,0 +1,242 @@
+"""Log-likelihood of held-out images by importance sampling, and the evidence lower bound.
+
+With K codes from a proposal q, −log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) is, in expectation, an upper bound of
+−log p(x) that falls with K (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8). Three proposals:
+
+- the paradigm's posterior, where it has one;
+- the prior, where it has none: the K codes are shared by all images, and the bound is loose where K codes from the
+  prior seldom come close to an image;
+- for every paradigm a Gaussian that is fitted to each image by maximising the ELBO, the decoder fixed. This one
+  treats paradigms with and without an encoder alike, and the ELBO's difference to that of an encoder's posterior is
+  its amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558, eq. 4).
+
+Codes are e ~ N(0, I) before `Paradigm.prior`, so that the prior's density is known for every paradigm. Where the
+decoder reads the label, the likelihood is p(x|y) of the image's own label.
+
+Observation models: Bernoulli on pixels made black or white at 0.5, a likelihood proper; Bernoulli on grey pixels,
+the usual cross-entropy, which is not normalised; Gaussian of a stated σ on grey pixels, a density on [0, 1].
+"""
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from encdec.data import Images
+from encdec.evaluation.base import BLOCK, DRAWS, Advance, Figures, Processes, View, batches, block_size
+from encdec.evaluation.reconstruction import START_CODES, best_of
+from encdec.losses import full_precision, gaussian_kl
+from encdec.observations import Bernoulli, Gaussian, Observation
+from encdec.types import Batch
+
+_RATE = 0.1  # of Adam, for mean and log standard deviation; falls to 0 along a cosine
+_START_LOG_VAR = -2.0
+
+
+class Proposal(NamedTuple):
+    """A Gaussian q(e|x): mean and log-variance, both (B, dim)."""
+
+    mean: Tensor
+    log_var: Tensor
+
+
+@final
+class LogMeanExp:
+    """log (1/K) Σ_k w_k of log-weights that come in parts, and the effective number of the K codes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def update(self, log_weights: Tensor) -> None:
+        """Add (B, k) log-weights."""
+        self._count += log_weights.shape[1]
+        parts = torch.logsumexp(log_weights.double(), 1), torch.logsumexp(2 * log_weights.double(), 1)
+        self._sum = parts[0] if self._sum is None else torch.logaddexp(self._sum, parts[0])
+        self._squares = parts[1] if self._squares is None else torch.logaddexp(self._squares, parts[1])
+
+    @property
+    def value(self) -> Tensor:
+        """log of the mean weight, (B,), float64."""
+        assert self._sum is not None, "update() was not called"
+        return self._sum - math.log(self._count)
+
+    @property
+    def effective_count(self) -> Tensor:
+        """(Σ w)² / Σ w², (B,): 1 where one code carries everything, so that the bound is loose; K at best."""
+        assert self._sum is not None and self._squares is not None, "update() was not called"  # noqa: PT018
+        return (2 * self._sum - self._squares).exp()
+
+
+def evaluate_likelihood(
+    view: View,
+    test: Images,
+    num_images: int,
+    posterior_samples: int,
+    prior_samples: int,
+    steps: int,
+    sigma: float,
+    figures: Figures,
+    processes: Processes,
+    advance: Advance,
+) -> Tensor:
+    """Add the likelihoods of the first `num_images` images, in nats per image; see the module for what they are.
+
+    `nll_bernoulli`, `nll_bernoulli_binary`, `nll_gaussian`: by the paradigm's own proposal (posterior or prior);
+    `elbo_posterior`: by its posterior; `elbo_optimised`, `nll_optimised`: by fitted Gaussians, under the paradigm's
+    own observation model (Bernoulli where it has none); `elbo_amortisation_gap`; `nll_ess` and
+    `nll_optimised_ess`: effective number of codes.
+
+    Args:
+        view: the paradigm.
+        test: the split.
+        num_images: how many of its images.
+        posterior_samples: K for a posterior and for fitted Gaussians.
+        prior_samples: K for the prior.
+        steps: of Adam, in the fit of Gaussians.
+        sigma: of the Gaussian observation model, where the paradigm has no Gaussian one of its own.
+        figures: where the figures go.
+        processes: which share the images.
+        advance: told of progress.
+
+    Returns:
+        The means of the fitted Gaussians, (n, dim).
+    """
+    own = getattr(view.paradigm, "observation", Bernoulli())
+    gaussian = own if isinstance(own, Gaussian) else Gaussian(sigma)
+    observations: dict[str, Observation] = {"bernoulli": Bernoulli(), "gaussian": gaussian}
+    if not isinstance(own, Bernoulli | Gaussian):
+        observations["own"] = own
+    own_name = next(name for name, known in observations.items() if type(known) is type(own))
+    n = min(num_images, len(test.labels))
+    share = processes.share(n)
+    columns: dict[str, list[Tensor]] = {}
+    means = []
+    has_posterior = False
+    done = 0
+    # a block holds both the images and as many decodings
+    for batch in batches(test, share, view.device, block_size(math.prod(test.image_shape), 1024)):
+        binary = batch._replace(x=(batch.x >= 0.5).to(batch.x.dtype))
+        posterior = _posterior(view, batch)
+        found: dict[str, Tensor] = {}
+        if posterior is None:
+            grey = prior_likelihoods(view, batch, observations, prior_samples)
+            black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, prior_samples)
+        else:
+            has_posterior = True
+            grey, elbo = posterior_likelihoods(view, batch, posterior, observations, posterior_samples)
+            of_binary = _posterior(view, binary)
+            assert of_binary is not None
+            black_white, _ = posterior_likelihoods(view, binary, of_binary, {"b": Bernoulli()}, posterior_samples)
+            black_white = {"bernoulli": black_white["b"]}
+            found["elbo_posterior"] = elbo[own_name]
+        for name, estimate in grey.items():
+            found[f"nll_{name}"] = -estimate.value
+        found["nll_bernoulli_binary"] = -black_white["bernoulli"].value
+        found["nll_ess"] = grey[own_name].effective_count
+        fitted = fit_posterior(view, batch, posterior, own, steps)
+        optimised, elbo = posterior_likelihoods(view, batch, fitted, {own_name: own}, posterior_samples)
+        found["elbo_optimised"] = elbo[own_name]
+        found["nll_optimised"] = -optimised[own_name].value
+        found["nll_optimised_ess"] = optimised[own_name].effective_count
+        if posterior is not None:
+            found["elbo_amortisation_gap"] = found["elbo_optimised"] - found["elbo_posterior"]
+        for name, values in found.items():
+            columns.setdefault(name, []).append(values)
+        means.append(fitted.mean)
+        done += len(batch.x)
+        advance(done / len(share))
+    k = f"posterior, K = {posterior_samples:,}" if has_posterior else f"prior, K = {prior_samples:,}"
+    fitted_k = f"{own_name}, fitted posterior, K = {posterior_samples:,}"
+    units = {
+        "nll_bernoulli": f"nats per image, grey pixels; {k}",
+        "nll_bernoulli_binary": f"nats per image, pixels binarised at 0.5; {k}",
+        "nll_gaussian": f"nats per image, grey pixels, σ = {gaussian.sigma:g}; {k}",
+        "nll_own": f"nats per image, {type(own).__name__}; {k}",
+        "nll_ess": f"effective codes; {k}",
+        "nll_optimised": f"nats per image, {fitted_k}",
+        "nll_optimised_ess": f"effective codes; {fitted_k}",
+        "elbo_posterior": f"nats per image, {own_name}",
+        "elbo_optimised": f"nats per image, {own_name}, fitted posterior",
+        "elbo_amortisation_gap": f"nats per image, {own_name}",
+    }
+    for name in columns:
+        values = processes.merge(torch.cat(columns[name]), n).cpu()
+        figures.add(name, values, units[name])
+    return processes.merge(torch.cat(means), n)
+
+
+def _posterior(view: View, batch: Batch) -> Proposal | None:
+    found = view.posterior(batch)
+    return None if found is None else Proposal(*map(full_precision, found))
+
+
+def prior_likelihoods(
+    view: View, batch: Batch, observations: dict[str, Observation], samples: int
+) -> dict[str, LogMeanExp]:
+    """log p(x) of each image by K = `samples` codes from the prior, which all images share."""
+    estimates = {name: LogMeanExp() for name in observations}
+    if view.reads_labels:
+        groups = [batch.y == label for label in batch.y.unique()]
+    else:
+        groups = [torch.ones_like(batch.y, dtype=torch.bool)]
+    size = block_size(batch.x[0].numel())
+    for codes in torch.arange(samples).split(size):
+        z = view.prior(view.noise(DRAWS["prior_codes"], codes))
+        log_weights = {name: batch.x.new_empty(len(batch.x), len(codes)) for name in observations}
+        for group in groups:
+            logits = view.decode(z, batch.y[group][:1].expand(len(z)))
+            for name, observation in observations.items():
+                log_weights[name][group] = -observation.nll_matrix(logits, batch.x[group])
+        for name, estimate in estimates.items():
+            estimate.update(log_weights[name])
+    return estimates
+
+
+def posterior_likelihoods(
+    view: View, batch: Batch, proposal: Proposal, observations: dict[str, Observation], samples: int
+) -> tuple[dict[str, LogMeanExp], dict[str, Tensor]]:
+    """log p(x) of each image by K = `samples` codes from a proposal, and the ELBO by the same codes, (B,)."""
+    estimates = {name: LogMeanExp() for name in observations}
+    elbos = {name: torch.zeros(len(batch.x), dtype=torch.float64, device=view.device) for name in observations}
+    kl = gaussian_kl(*proposal).double()
+    at_once = max(1, BLOCK // batch.x.numel())
+    for draws in torch.arange(samples).split(at_once):
+        noise = torch.stack([view.noise(DRAWS["posterior"] + int(draw), batch.index) for draw in draws])
+        e = proposal.mean + (proposal.log_var / 2).exp() * full_precision(noise)
+        # log p(e) − log q(e); the constants of the two Gaussians are the same
+        log_ratio = 0.5 * (full_precision(noise).square() + proposal.log_var - e.square()).sum(2)
+        y = batch.y.repeat(len(draws))
+        logits = view.decode(view.prior(e.flatten(0, 1)), y)
+        x = batch.x.repeat(len(draws), 1, 1, 1)
+        for name, observation in observations.items():
+            nll = observation.nll(logits, x).reshape(len(draws), -1)
+            estimates[name].update((log_ratio - nll).T)
+            elbos[name] -= nll.double().sum(0)
+    return estimates, {name: total / samples - kl for name, total in elbos.items()}
+
+
+def fit_posterior(view: View, batch: Batch, start: Proposal | None, observation: Observation, steps: int) -> Proposal:
+    """The Gaussian q(e|x) of each image that maximises its ELBO, by Adam on mean and log-variance.
+
+    Begins at the posterior `start`, or where there is none at the most likely of `START_CODES` codes from the prior.
+    """
+    if start is None:
+        e = view.noise(DRAWS["start_codes"], torch.arange(START_CODES))
+        best = best_of(view, batch, view.prior(e), observation.nll_matrix)
+        mean = full_precision(e)[best]
+        start = Proposal(mean, torch.full_like(mean, _START_LOG_VAR))
+    mean, log_std = start.mean.clone().requires_grad_(), (start.log_var / 2).clone().requires_grad_()
+    search = torch.optim.Adam([mean, log_std], lr=_RATE)
+    for step in range(steps):
+        noise = full_precision(view.noise(DRAWS["fit"] + step, batch.index))
+        with torch.enable_grad():
+            logits = view.decode(view.prior(mean + log_std.exp() * noise), batch.y)
+            # a sum, so that no image's gradient depends on the others
+            loss = (observation.nll(logits, batch.x) + gaussian_kl(mean, 2 * log_std)).sum()
+            mean.grad, log_std.grad = torch.autograd.grad(loss, [mean, log_std])
+        search.param_groups[0]["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        search.step()
+    return Proposal(mean.detach(), 2 * log_std.detach())

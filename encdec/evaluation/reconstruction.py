@@ -1,0 +1,111 @@
+"""Reconstruction through an encoder, and through the best codes that can be found without one.
+
+The decoder is fixed, and each image's code is optimised on its own. So every paradigm is asked the same question,
+how well its decoder *can* draw an image, and where there is an encoder, the difference is what the encoder gives
+away for answering at once: the amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from encdec.data import Images
+from encdec.evaluation.base import DRAWS, Advance, Figures, Processes, View, batches, block_size
+from encdec.losses import full_precision, pixel_means, squared_error, squared_error_matrix
+from encdec.types import Batch
+
+START_CODES = 512
+"""Codes from the prior among which each image's search begins at the best."""
+_RATE = 0.1  # of Adam, in units of the prior's standard deviation; falls to 0 along a cosine
+
+Matrix = Callable[[Tensor, Tensor], Tensor]
+"""What decodings (K, …) cost images (B, …): logits and images to (B, K)."""
+
+
+def evaluate_reconstruction(
+    view: View, test: Images, num_images: int, steps: int, figures: Figures, processes: Processes, advance: Advance
+) -> Tensor:
+    """Add `mse_optimised`; and where images have codes `mse_encoder` and `mse_amortisation_gap`.
+
+    Args:
+        view: the paradigm.
+        test: the split; its first `num_images` images are reconstructed.
+        num_images: how many.
+        steps: of Adam, in the search for codes.
+        figures: where the figures go: MSE per pixel, mean over images.
+        processes: which share the images.
+        advance: told of progress.
+
+    Returns:
+        The optimised codes, (n, dim), n the smaller of `num_images` and the size of the split.
+    """
+    n, numel = min(num_images, len(test.labels)), math.prod(test.image_shape)
+    codes, errors = [], []
+    share = processes.share(n)
+    for batch in batches(test, share, view.device, block_size(numel)):
+        z, error = optimise_codes(view, batch, steps)
+        encoded = view.encode(batch)
+        through_encoder = error.new_zeros(len(error)) if encoded is None else _error(view, encoded, batch)
+        codes.append(z)
+        errors.append(torch.stack([error, through_encoder], dim=1) / numel)
+        advance(sum(map(len, codes)) / len(share))
+    merged = processes.merge(torch.cat(errors), n).cpu()
+    figures.add("mse_optimised", merged[:, 0], "per pixel")
+    if encoded is not None:
+        figures.add("mse_encoder", merged[:, 1], "per pixel")
+        figures.add("mse_amortisation_gap", merged[:, 1] - merged[:, 0], "per pixel")
+    return processes.merge(torch.cat(codes), n)
+
+
+def optimise_codes(view: View, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """The codes with the least squared error, by Adam from the best of the encoder's and `START_CODES` of the prior.
+
+    Returns:
+        Codes (B, dim), and the squared error of each image summed over pixels, (B,): never above that of the start.
+    """
+    e = view.noise(DRAWS["start_codes"], torch.arange(START_CODES))
+    prior = full_precision(view.prior(e))
+    z = prior[best_of(view, batch, prior, lambda logits, x: squared_error_matrix(pixel_means(logits), x))]
+    error = _error(view, z, batch)
+    encoded = view.encode(batch)
+    if encoded is not None:
+        its_error = _error(view, encoded, batch)
+        z = torch.where((its_error < error)[:, None], full_precision(encoded), z)
+        error = error.minimum(its_error)
+    # a step of one size for all dimensions would not suit codes of any scale, such as an autoencoder's
+    scale = prior.std(0)
+    scale = scale.clamp(min=1e-3 * scale.max()) if scale.max() > 0 else torch.ones_like(scale)
+    best, start = z, z.clone()
+    move = torch.zeros_like(z, requires_grad=True)
+    search = torch.optim.Adam([move], lr=_RATE)
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            z = start + move * scale
+            squares = _error(view, z, batch)
+            if step < steps:
+                # a sum, so that no image's gradient depends on the others
+                (move.grad,) = torch.autograd.grad(squares.sum(), [move])
+        better = squares.detach() < error
+        best = torch.where(better[:, None], z.detach(), best)
+        error = torch.where(better, squares.detach(), error)
+        search.param_groups[0]["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+        if step < steps:
+            search.step()
+    return best, error
+
+
+def best_of(view: View, batch: Batch, z: Tensor, cost: Matrix) -> Tensor:
+    """Which of the codes z (K, dim) costs each image least, (B,); read with the image's own label."""
+    if not view.reads_labels:
+        return cost(view.decode(z, torch.zeros_like(batch.y[:1]).expand(len(z))), batch.x).argmin(1)
+    best = torch.zeros_like(batch.y)
+    for label in batch.y.unique():
+        of_label = batch.y == label
+        best[of_label] = cost(view.decode(z, label.expand(len(z))), batch.x[of_label]).argmin(1)
+    return best
+
+
+def _error(view: View, z: Tensor, batch: Batch) -> Tensor:
+    return squared_error(pixel_means(view.decode(z, batch.y)), batch.x)

@@ -1,0 +1,98 @@
+"""The results of an evaluation as one JSON and one CSV file beside the checkpoint, with all that repeats them."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encdec import __version__
+from encdec.evaluation.base import Figures
+
+FORMAT = 1
+"""Of the JSON; a change that readers would notice raises it."""
+ENDING = ".evaluation.json"
+"""last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
+
+_PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of encdec, Python and the packages that numbers depend on."""
+    found = {"encdec": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where the numbers were made, as far as it changes their last digits."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": device.type, "device_name": name, "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def figures_as_dict(figures: Figures) -> dict[str, dict[str, Any]]:
+    """Every figure with its unit and, where it has them, its standard error and its reference."""
+    return {
+        name: {
+            key: value
+            for key, value in {
+                "value": figure.value,
+                "standard_error": figure.standard_error,
+                "unit": figure.unit,
+                "reference": figure.reference,
+                "reference_name": figure.reference_name,
+            }.items()
+            if value not in (None, "")
+        }
+        for name, figure in figures.values.items()
+    }
+
+
+def write(report: dict[str, Any], folder: Path, stem: str) -> tuple[Path, Path]:
+    """Write a report as STEM.evaluation.json and, its figures in one row, as STEM.evaluation.csv.
+
+    A file is there whole or not at all.
+    """
+    row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "epoch", "step")}
+    row |= {"data": report["data"]["class"], "fingerprint": report["data"]["fingerprint"]}
+    for name, figure in report["figures"].items():
+        row[name] = figure["value"]
+        if "standard_error" in figure:
+            row[f"{name}_standard_error"] = figure["standard_error"]
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, row)
+    writer.writeheader()
+    writer.writerow(row)
+    as_json, as_csv = folder / f"{stem}{ENDING}", folder / f"{stem}{ENDING.replace('json', 'csv')}"
+    _write_atomically(as_json, json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    _write_atomically(as_csv, lines.getvalue())
+    return as_json, as_csv
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
