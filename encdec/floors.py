@@ -194,7 +194,7 @@ class Floors:
             return f"not at the {_OPTIMA[told]} yet: {_relative(above)} its floor"
         words = f"tells images apart: explains {_percent(explained)} of the variance"
         if self.pca_mse:
-            words += f", MSE {_relative(mse / self.pca_mse - 1)} that of PCA with {self.components} components"
+            words += f"; its MSE is {mse / self.pca_mse:.2f} times that of PCA with {self.components} components"
         return words
 
 

@@ -34,10 +34,44 @@ RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.ever
 def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[str], cli: RunCLI, project: Path) -> None:
     cli("fit", "--config", f"configs/{config}.yaml", *RUN)
     scalars = set(events(project / f"lightning_logs/{config}/version_0").Tags()["scalars"])
-    expected = {f"val/{name}" for name in {"loss", "mse", "bce", *own}} | {"images_per_second", "train/loss", "epoch"}
-    assert expected <= scalars
+    variants = ["", "_zeros"] if "mse_zeros" in own else [""]
+    floors = {"mse_floor", "bce_floor"}
+    floors |= {f"{name}{v}" for name in ("mse_gap", "bce_gap", "explained_variance") for v in variants}
+    told_the_image = {"mse_pca"} if config in ("ae", "vae", "autodecoder") else set()
+    expected = {f"val/{name}" for name in {"loss", "mse", "bce"} | own | floors | told_the_image}
+    assert {name for name in scalars if name.startswith("val/")} == expected
+    assert {"images_per_second", "train/loss", "train/mse_floor", "epoch"} <= scalars
     assert any(name.startswith("lr-Adam") for name in scalars)
-    assert {name for name in scalars if name.startswith("val/")} <= expected
+
+
+def test_floors_are_those_of_the_split_that_is_measured(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/decoder.yaml", *RUN)
+    run = events(project / "lightning_logs/decoder/version_0")
+    for stage in ("train", "val"):
+        x, y = (torch.cat([b[field] for b in getattr(Digits(), f"{stage}_dataloader")()]) for field in (0, 1))
+        train = list(Digits().train_dataloader())
+        train_x, train_y = (torch.cat([b[field] for b in train]) for field in (0, 1))
+        class_means = torch.stack([train_x[train_y == label].double().mean(0) for label in range(10)])
+        floor = ((x - class_means[y]) ** 2).mean().item()
+        scalars = {
+            name: run.Scalars(f"{stage}/{name}") for name in ("mse", "mse_floor", "mse_gap", "explained_variance")
+        }
+        variance = ((x - train_x.double().mean(0)) ** 2).mean().item()
+        for mse, logged, gap, explained in zip(*scalars.values(), strict=True):
+            assert logged.value == pytest.approx(floor, rel=1e-5)
+            assert gap.value == pytest.approx(mse.value - floor, abs=1e-6)
+            assert explained.value == pytest.approx(1 - mse.value / variance, abs=1e-5)
+    pictures = {name: run.Images(f"images/{name}")[0] for name in ("mean_image", "class_means")}
+    drawn = np.asarray(Image.open(io.BytesIO(pictures["class_means"].encoded_image_string)))
+    scale = drawn.shape[1] // 91  # 10 classes of 8 pixels with a line of 1 pixel around each
+    third = drawn[::scale, ::scale, 0][1:9, 19:27] / 255
+    np.testing.assert_allclose(third, class_means[2, 0].numpy(), atol=1 / 255)
+
+
+def test_floors_can_be_switched_off(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", "--floors.enabled=false", *RUN)
+    scalars = events(project / "lightning_logs/vae/version_0").Tags()["scalars"]
+    assert not [name for name in scalars if "floor" in name or "explained" in name]
 
 
 def test_scalars_are_means_over_the_split(cli: RunCLI, project: Path) -> None:
@@ -75,7 +109,8 @@ def test_training_scalars_are_means_of_the_steps_between_points(cli: RunCLI, pro
 def test_pictures_show_inputs_outputs_and_samples(cli: RunCLI, project: Path) -> None:
     cli("fit", "--config", "configs/ae_zeros.yaml", *RUN)
     accumulator = events(project / "lightning_logs/ae_zeros/version_0")
-    assert set(accumulator.Tags()["images"]) == {"images/outputs", "images/samples"}
+    drawn = {"images/outputs", "images/samples", "images/mean_image", "images/class_means"}
+    assert set(accumulator.Tags()["images"]) == drawn
     pictures = [
         np.asarray(Image.open(io.BytesIO(event.encoded_image_string))) for event in accumulator.Images("images/outputs")
     ]
@@ -117,7 +152,8 @@ def test_the_terminal_says_what_came_out_and_what_to_type_next(
     cli("fit", "--config", "configs/vae_noenc.yaml", *RUN)
     out, err = capfd.readouterr()
     assert "EncoderlessVAE, 49,728 parameters, on Digits: 1,294 images of 1×8×8" in out
-    for part in ("best (epoch 3)", "last (epoch 3)", "val/mse", "per pixel", "nats per image"):
+    words = ("best (epoch 3)", "last (epoch 3)", "val/mse", "floor", "per pixel", "nats per image")
+    for part in (*words, "best: val/mse – no better than the mean image"):
         assert part in out
     for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert f"lightning_logs/vae_noenc/version_0/{path}" in out

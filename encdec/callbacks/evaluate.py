@@ -10,14 +10,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor
 
 from encdec.callbacks.images import tensorboard_writers
-from encdec.callbacks.terminal import UNITS, print_verdicts, stands_beside
-from encdec.checkpoints import read_checkpoint
+from encdec.callbacks.terminal import UNITS, print_table, print_verdicts, stands_beside
 from encdec.data import DataModule, Images
 from encdec.data.base import fingerprint
 from encdec.evaluation import pictures, report
@@ -34,7 +32,6 @@ from encdec.pictures import comparison, enlarge
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
 _SHOWN = 16  # reconstructed images in TensorBoard
-_WIDTH = 160  # of the table where it does not go to a terminal
 _PROJECTED = 2000  # codes in TensorBoard's projector
 
 
@@ -86,6 +83,7 @@ class Evaluate(pl.Callback):
         if not (self.parts and isinstance(pl_module, Paradigm) and isinstance(data, DataModule)):
             return
         began = perf_counter()
+        run = trainer.log_dir  # which waits for the other processes
         # optimised codes need gradients, which tensors of inference mode can't have
         with torch.inference_mode(False), torch.no_grad():
             view, processes = View(pl_module), _processes(trainer)
@@ -98,12 +96,12 @@ class Evaluate(pl.Callback):
         if trainer.is_global_zero:
             _print_table(self.figures)
             print_verdicts(trainer, "test", {name: value.item() for name, value in trainer.callback_metrics.items()})
-            found = _provenance(trainer, pl_module, data, prints)
+            found = _provenance(trainer, pl_module, data, prints, run)
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             figures = report.figures_as_dict(self.figures)
             found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": figures}
             found |= {"undefined": self.figures.undefined, "seconds": round(perf_counter() - began, 1)}
-            folder, stem = _beside(trainer)
+            folder, stem = _beside(trainer, run)
             folder.mkdir(parents=True, exist_ok=True)
             as_json, as_csv = report.write(found, folder, stem)
             print(f"{as_json} and {as_csv.name}: these figures, with all that repeats them", flush=True)
@@ -112,17 +110,16 @@ class Evaluate(pl.Callback):
         self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, figures: Figures, train: str
     ) -> tuple[Tensor | None, str]:
         test, codes, means, space = data.splits["test"], None, None, ""
+        num_images = max(self.num_images, trainer.world_size)  # so that no process is without an image
         with _progress(trainer) as stage:
             if "reconstruction" in self.parts:
                 advance = stage("reconstruction: searching codes")
-                codes = evaluate_reconstruction(
-                    view, test, self.num_images, self.code_steps, figures, processes, advance
-                )
+                codes = evaluate_reconstruction(view, test, num_images, self.code_steps, figures, processes, advance)
             if "likelihood" in self.parts:
                 means = evaluate_likelihood(
                     view,
                     test,
-                    self.num_images,
+                    num_images,
                     self.posterior_samples,
                     self.prior_samples,
                     self.code_steps,
@@ -203,7 +200,7 @@ def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> Non
         figures.add(
             name.removeprefix("test/"),
             value,
-            UNITS.get(term, ""),
+            UNITS.get(term, "per image"),
             reference=floor,
             reference_name=f"floor, told {paradigm.told}" if floor is not None else "",
         )
@@ -211,8 +208,11 @@ def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> Non
 
 def _processes(trainer: pl.Trainer) -> Processes:
     def all_gather(tensor: Tensor) -> list[Tensor]:
-        gathered = trainer.strategy.all_gather(tensor)
-        return list(gathered) if trainer.world_size > 1 else [tensor]
+        if trainer.world_size == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(parts, tensor)
+        return parts
 
     return Processes(trainer.global_rank, trainer.world_size, all_gather)
 
@@ -243,36 +243,35 @@ def _print_table(figures: Figures) -> None:
             error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
             beside = "" if figure.reference is None else f"{figure.reference:.5g} {figure.reference_name}"
             table.add_row(name, f"{figure.value:.5g}", error, beside, figure.unit)
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else _WIDTH)
+    print_table(table)
     for name, reason in figures.undefined.items():
         print(f"{name} is not defined here: {reason}", flush=True)
 
 
-def _beside(trainer: pl.Trainer) -> tuple[Path, str]:
+def _beside(trainer: pl.Trainer, run: str | None) -> tuple[Path, str]:
     """The folder and the stem of the files that report on a checkpoint."""
     if trainer.ckpt_path is None:
-        return Path(trainer.log_dir or trainer.default_root_dir), "model"
+        return Path(run or trainer.default_root_dir), "model"
     path = Path(trainer.ckpt_path)
     return path.parent, path.stem
 
 
-def _provenance(trainer: pl.Trainer, paradigm: Paradigm, data: DataModule, prints: dict[str, str]) -> dict[str, Any]:
-    run = Path(trainer.log_dir) if trainer.log_dir else None
+def _provenance(
+    trainer: pl.Trainer, paradigm: Paradigm, data: DataModule, prints: dict[str, str], run: str | None
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "format": report.FORMAT,
-        "name": run.parent.name if run else "",
-        "version": run.name if run else "",
+        "name": Path(run).parent.name if run else "",
+        "version": Path(run).name if run else "",
         "paradigm": type(paradigm).__name__,
         "told": str(paradigm.told),
         "seed": paradigm.seed,
         "checkpoint": "",
-        "epoch": None,
         "step": paradigm.loaded_step,
     }
     if trainer.ckpt_path is not None:
         path = Path(trainer.ckpt_path)
-        found |= {"checkpoint": path.name, "sha256": report.sha256(path), "epoch": read_checkpoint(path)["epoch"]}
+        found |= {"checkpoint": path.name, "sha256": report.sha256(path)}
     found["data"] = {
         "class": type(data).__name__,
         "image_shape": list(data.image_shape),

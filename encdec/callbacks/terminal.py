@@ -25,6 +25,9 @@ UNITS = {
 """Unit of each scalar, by the first word of its name."""
 
 
+_WIDTH = 160
+
+
 class Progress(RichProgressBar):
     """A progress bar with the training and validation loss and the validation MSE."""
 
@@ -68,7 +71,7 @@ def report_fit(trainer: pl.Trainer) -> None:
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
     columns = {f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()}
-    _print_table(columns)
+    _print_metrics(columns)
     for name in ("best", "last"):
         if name in contents and not (name == "last" and epochs.get("best") == epochs["last"]):
             print_verdicts(trainer, "val", contents[name][METRICS_KEY], f"{name}: ")
@@ -97,14 +100,15 @@ def report_split(trainer: pl.Trainer, stage: str) -> None:
     if trainer.is_global_zero:
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         values = {name: value for name, value in values.items() if name.startswith(f"{stage}/")}
-        _print_table({"mean over the split": values})
+        _print_metrics({"mean over the split": values})
         print_verdicts(trainer, stage, values)
 
 
-def _print_table(columns: dict[str, dict[str, float]]) -> None:
+def _print_metrics(columns: dict[str, dict[str, float]]) -> None:
     """One row for each metric, with its floor."""
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
-    floors = {name: next(iter(columns.values())).get(_floor_of(name)) for name in names}  # the same in all columns
+    first = next(iter(columns.values()))  # floors are the same in all columns
+    floors = {name: None if name.endswith("_pca") else first.get(_floor_of(name)) for name in names}
     with_floors = any(floor is not None for floor in floors.values())
     table = Table()
     table.add_column("", no_wrap=True)
@@ -115,7 +119,13 @@ def _print_table(columns: dict[str, dict[str, float]]) -> None:
         if not stands_beside(name):
             numbers = [metrics.get(name) for metrics in columns.values()] + [floors[name]] * with_floors
             table.add_row(name, *map(_number, numbers), UNITS.get(_term(name), ""))
-    Console().print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table in the terminal's width, or in full where the output goes elsewhere."""
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else _WIDTH)
 
 
 def _term(name: str) -> str:

@@ -70,7 +70,7 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> tuple[Path, Path]:
 
     A file is there whole or not at all.
     """
-    row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "epoch", "step")}
+    row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "step")}
     row |= {"data": report["data"]["class"], "fingerprint": report["data"]["fingerprint"]}
     for name, figure in report["figures"].items():
         row[name] = figure["value"]
