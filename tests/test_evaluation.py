@@ -36,6 +36,7 @@ OWN: dict[str, set[str]] = {
     "decoder": set(),
     "vae": WITH_CODES | WITH_POSTERIOR,
     "vae_noenc": set(),
+    "energy_score": WITH_CODES,
     "autodecoder": WITH_CODES | {"mse_paired", "neighbours_paired"},
 }
 

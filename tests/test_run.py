@@ -29,6 +29,7 @@ RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.ever
         ("vae", {"kl", "elbo"}),
         ("vae_noenc", set()),
         ("autodecoder", {"penalty"}),
+        ("energy_score", set()),
     ],
 )
 def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[str], cli: RunCLI, project: Path) -> None:
@@ -37,7 +38,7 @@ def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[st
     variants = ["", "_zeros"] if "mse_zeros" in own else [""]
     floors = {"mse_floor", "bce_floor"}
     floors |= {f"{name}{v}" for name in ("mse_gap", "bce_gap", "explained_variance") for v in variants}
-    told_the_image = {"mse_pca"} if config in ("ae", "vae", "autodecoder") else set()
+    told_the_image = {"mse_pca"} if config in ("ae", "vae", "autodecoder", "energy_score") else set()
     expected = {f"val/{name}" for name in {"loss", "mse", "bce"} | own | floors | told_the_image}
     assert {name for name in scalars if name.startswith("val/")} == expected
     assert {"images_per_second", "train/loss", "train/mse_floor", "epoch"} <= scalars

@@ -125,7 +125,7 @@ def _print_metrics(columns: dict[str, dict[str, float]]) -> None:
 def print_table(table: Table) -> None:
     """Print a table in the terminal's width, or in full where the output goes elsewhere."""
     console = Console()
-    console.print(table, width=console.width if console.is_terminal else _WIDTH)
+    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
 
 
 def _term(name: str) -> str:
