@@ -25,6 +25,10 @@ import encdec
 from encdec import quiet
 from encdec.data import DataModule, Images, InMemoryImages
 from encdec.data.base import Loader
+from encdec.evaluation.base import Figures, Processes, View, batches
+from encdec.evaluation.latent import evaluate_latent
+from encdec.evaluation.likelihood import evaluate_likelihood
+from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.networks import Decoder, Encoder
 from encdec.noise import normal
 from encdec.paradigms import Paradigm
@@ -87,6 +91,7 @@ def check_paradigm(paradigm_class: type[Paradigm], folder: Path, **init_args: An
         _check_resume(make, folder)
         _check_checkpoint(make, folder)
         _check_precision(make)
+    _check_evaluation(make())
 
 
 def check_datamodule(data: DataModule) -> None:
@@ -285,6 +290,27 @@ def _check_precision(make: partial[Paradigm]) -> None:
         assert torch.isfinite(value), f"{type(paradigm).__name__}: {key} is {value} in bf16-mixed"
     for key, value in paradigm.state_dict().items():
         assert torch.isfinite(value).all(), f"{type(paradigm).__name__}: {key} is not finite after bf16-mixed"
+
+
+def _check_evaluation(paradigm: Paradigm) -> None:
+    """All parts of `encdec test` but the comparison of samples work on it, and give finite numbers."""
+    name = type(paradigm).__name__
+    data, figures = _Blobs(val_fraction=0.3), Figures()
+    train, test = data.splits["train"], data.splits["test"]
+    with torch.no_grad():
+        view = View(paradigm.eval())
+        codes = evaluate_reconstruction(view, test, 20, 3, figures, Processes(), _ignore)
+        means = evaluate_likelihood(view, test, 20, 2, 10, 3, 0.1, figures, Processes(), _ignore)
+        evaluate_latent(view, train, test, codes, means, figures, Processes(), _ignore)
+        batch = next(batches(train, torch.arange(7), paradigm.device, 7))
+        for kind, found in {"posterior": view.posterior(batch), "paired_codes": [view.paired_codes(batch)]}.items():
+            for tensor in found or ():
+                assert tensor is None or tensor.shape == (7, paradigm.latent_dim), f"{name}.{kind}: wrong shape"
+    assert not figures.undefined, f"{name}: the evaluation leaves out {figures.undefined}"
+
+
+def _ignore(done: float) -> None:
+    pass
 
 
 def _check_order(data: DataModule) -> None:
