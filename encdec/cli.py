@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,7 @@ from encdec.callbacks import (
     WritePredictions,
     report_fit,
     report_interrupt,
+    report_nothing_written,
     report_split,
 )
 from encdec.data import DataModule
@@ -136,29 +137,34 @@ class CLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
-        try:
-            self.trainer.fit(weights_only=True, **kwargs)
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
-            report_interrupt(self.trainer)
-            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
+        self._until_interrupted(self.trainer.fit, report_interrupt, kwargs)
         report_fit(self.trainer)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure on the validation split."""
-        self.trainer.validate(weights_only=True, verbose=False, **kwargs)
+        self._until_interrupted(self.trainer.validate, report_nothing_written, kwargs | {"verbose": False})
         report_split(self.trainer, "val")
 
     def test(self, **kwargs: Any) -> None:
         """Measure on the test split, in the way that is the same for all paradigms."""
         evaluation: Evaluate = self._get(self.config_init, "evaluation")
         evaluation.config = yaml.safe_load(self._parser("test").dump(self.config.test, skip_none=False))
-        self.trainer.test(weights_only=True, verbose=False, **kwargs)
+        self._until_interrupted(self.trainer.test, report_nothing_written, kwargs | {"verbose": False})
         if evaluation.figures is None:
             report_split(self.trainer, "test")
 
     def predict(self, **kwargs: Any) -> None:
         """Write samples, reconstructions and interpolations."""
-        self.trainer.predict(weights_only=True, return_predictions=False, **kwargs)
+        self._until_interrupted(self.trainer.predict, report_nothing_written, kwargs | {"return_predictions": False})
+
+    def _until_interrupted(
+        self, run: Callable[..., Any], report: Callable[[pl.Trainer], None], kwargs: dict[str, Any]
+    ) -> None:
+        try:
+            run(weights_only=True, **kwargs)
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
+            report(self.trainer)
+            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
 
     def _make_logger(self, root: str | None) -> TensorBoardLogger:
         path = self._checkpoint

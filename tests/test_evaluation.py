@@ -219,6 +219,45 @@ def test_an_unwritable_folder_loses_no_figures(
     assert not list(project.rglob("*evaluation*"))
 
 
+def test_ctrl_c_leaves_what_was_there(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.parts=[reconstruction]")
+    before = report_of("vae")
+    monkeypatch.setattr("encdec.callbacks.evaluate.evaluate_reconstruction", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", checkpoint, *SMALL)
+    assert stop.value.code == 130
+    assert "Interrupted: nothing was written." in capsys.readouterr().out
+    assert report_of("vae") == before
+
+
+def test_checkpoints_that_cant_be_measured_are_refused(
+    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    path = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cases = {"does not fit the model": ["--config", "configs/vae.yaml", "--data=FashionMNIST"]}
+    content = torch.load(path, weights_only=True)
+    next(iter(content["state_dict"].values())).fill_(float("nan"))
+    torch.save(content, path.with_name("nan.ckpt"))
+    cases["nothing to measure"] = ["--config", "configs/vae.yaml"]
+    for words, args in cases.items():
+        file = path if "fit" in words else path.with_name("nan.ckpt")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli("test", *args, "--ckpt_path", str(file))
+        assert stop.value.code == 1
+        err = capsys.readouterr().err
+        assert words in err
+        assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [

@@ -6,7 +6,14 @@ from encdec.callbacks.evaluate import Evaluate
 from encdec.callbacks.floors import LogFloors
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
-from encdec.callbacks.terminal import Header, Progress, report_fit, report_interrupt, report_split
+from encdec.callbacks.terminal import (
+    Header,
+    Progress,
+    report_fit,
+    report_interrupt,
+    report_nothing_written,
+    report_split,
+)
 from encdec.callbacks.throughput import Throughput
 
 __all__ = [
@@ -21,5 +28,6 @@ __all__ = [
     "WritePredictions",
     "report_fit",
     "report_interrupt",
+    "report_nothing_written",
     "report_split",
 ]

@@ -95,6 +95,12 @@ def report_interrupt(trainer: pl.Trainer) -> None:
         _print("Interrupted before the first validation: there is no checkpoint yet.")
 
 
+def report_nothing_written(trainer: pl.Trainer) -> None:
+    """Say what is left of a measurement that was stopped."""
+    if trainer.is_global_zero:
+        _print("Interrupted: nothing was written.")
+
+
 def report_split(trainer: pl.Trainer, stage: str) -> None:
     """Print the means over a split, of `validate` or `test`."""
     if trainer.is_global_zero:

@@ -336,9 +336,12 @@ class Paradigm(pl.LightningModule, ABC):
         # so what was saved is from before
         for name, value in means.items():
             if not math.isfinite(value.item()):
+                where = f"{type(self).__name__}: the {stage} {name} is {value.item()}"
+                if self.trainer.state.fn != TrainerFn.FITTING:
+                    raise UserError(f"{where}, so there is nothing to measure: take a checkpoint from before.")
                 raise UserError(
-                    f"{type(self).__name__}: the {stage} {name} is {value.item()} at step {self.global_step}, so the "
-                    "run is stopped; its checkpoints are from before. Try a lower learning rate or another precision."
+                    f"{where} at step {self.global_step}, so the run is stopped; its checkpoints are from before. "
+                    "Try a lower learning rate or another precision."
                 )
 
     def _log_training(self) -> None:
