@@ -103,18 +103,15 @@ def find(paths: Iterable[str], checkpoint: str) -> list[Path]:
 
 
 def summary(values: Sequence[float | None]) -> str:
-    """Mean ± sample standard deviation, to the digits that the spread leaves meaningful; "" without values."""
+    """Mean ± sample standard deviation, to the first digit of the spread; "" without values."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
     mean = statistics.fmean(known)
-    if len(known) == 1:
-        return f"{mean:.4g}"
-    spread = statistics.stdev(known)
-    # two digits of the spread, but not more than five of the mean
-    digits = 1 - math.floor(math.log10(spread)) if spread > 0 else 4
-    digits = min(digits, 4 - math.floor(math.log10(abs(mean)))) if mean else digits
-    digits = max(digits, 0)
+    spread = statistics.stdev(known) if len(known) > 1 else 0.0
+    if spread == 0:
+        return f"{mean:.4g}" + (" ± 0" if len(known) > 1 else "")
+    digits = max(0, -math.floor(math.log10(spread)))
     return f"{mean:.{digits}f} ± {spread:.{digits}f}"
 
 

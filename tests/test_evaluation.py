@@ -333,7 +333,7 @@ def test_compare_shows_mean_and_spread_over_seeds(tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "|  | seeds | mse | mse_encoder |"
     assert lines[2] == "| noenc | 1 | 0.5 |  |"
-    assert lines[3] == "| vae | 3 | 0.20 ± 0.10 | 1235.5 ± 1.0 |"
+    assert lines[3] == "| vae | 3 | 0.2 ± 0.1 | 1236 ± 1 |"
     assert "mse: per pixel; to compare with: 0.5 floor" in lines
     assert not [line for line in lines if line.startswith("Careful")]
 
