@@ -103,14 +103,14 @@ def find(paths: Iterable[str], checkpoint: str) -> list[Path]:
 
 
 def summary(values: Sequence[float | None]) -> str:
-    """Mean ± sample standard deviation, to the first digit of the spread; "" without values."""
+    """Mean ± sample standard deviation, to the first digit of the spread, which is left out where it is 0."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
     mean = statistics.fmean(known)
     spread = statistics.stdev(known) if len(known) > 1 else 0.0
     if spread == 0:
-        return f"{mean:.4g}" + (" ± 0" if len(known) > 1 else "")
+        return f"{mean:.5g}"
     digits = max(0, -math.floor(math.log10(spread)))
     return f"{mean:.{digits}f} ± {spread:.{digits}f}"
 

@@ -29,10 +29,11 @@ SMALLEST_MEAN = 1e-4
 """Means of Bernoulli pixels are kept in [1e-4, 1 − 1e-4] (logits within ±9.2): a pixel that is black in the whole
 training split would otherwise cost infinitely much where it is not black on another split."""
 LARGEST_COVARIANCE = 4096
-"""Up to this many pixels PCA uses the D × D covariance in float64 (128 MiB); beyond, a randomised method."""
+"""Up to this many pixels PCA uses the D × D covariance in float64 (128 MiB)."""
 
 _BLOCK = 256  # images; a sum of as many products of 8-bit numbers, 256 · 255² < 2²⁴, is exact in float32
-_OVERSAMPLING, _ITERATIONS = 10, 4  # of the randomised method; Halko et al. suggest 5 to 10, and 2 or more
+_LARGEST_EXACT = 1024  # an eigendecomposition of 3,072 pixels takes 11 s on one core, 30 iterations a tenth of it
+_OVERSAMPLING = 10  # of subspace iteration; Halko et al. suggest 5 to 10
 Reduce = Callable[[Tensor], Tensor]
 """Adds a tensor up over all processes."""
 
@@ -213,11 +214,14 @@ def _percent(share: float) -> str:
 def principal_components(
     images: Images, components: int, rank: int = 0, processes: int = 1, reduce: Reduce = _alone
 ) -> PCA:
-    """PCA of a split, in passes that processes share; no copy of the split in floating point.
+    """PCA of a split of D pixels, in passes that processes share; no copy of the split in floating point.
 
-    Up to `LARGEST_COVARIANCE` pixels: one pass for the covariance, 8 D² bytes, and its eigenvectors. Beyond:
-    randomised subspace iteration (Halko, Martinsson & Tropp 2011, https://arxiv.org/abs/0909.4061, alg. 4.4) with
-    6 passes and 16 D (k + 10) bytes; its residuals are above the exact ones by a little.
+    - D ≤ 1024: the eigenvectors of the covariance, from one pass; 8 D² bytes.
+    - D ≤ `LARGEST_COVARIANCE`: its leading eigenvectors by subspace iteration; as many bytes.
+    - beyond: subspace iteration without the covariance, in 6 passes; 16 D (k + 10) bytes.
+
+    Subspace iteration from a random start (Halko, Martinsson & Tropp 2011, https://arxiv.org/abs/0909.4061,
+    alg. 4.4) ends a little above the exact residuals: by 1e-4 of them or less after 30 iterations.
 
     Args:
         images: the training split.
@@ -229,26 +233,37 @@ def principal_components(
     dim = math.prod(images.image_shape)
     components = min(components, dim)
     total, count = torch.zeros(dim, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    exact = dim <= LARGEST_COVARIANCE
-    products = torch.zeros(dim if exact else 0, dim, dtype=torch.float64)
+    dense = dim <= LARGEST_COVARIANCE
+    products = torch.zeros(dim if dense else 0, dim, dtype=torch.float64)
     for pixels, _ in _blocks(images, rank, processes):
         total += pixels.sum(0, dtype=torch.float64)
         count += len(pixels)
-        if exact:
+        if dense:
             x = pixels.float()
             products += x.T @ x
     total, count = reduce(total), reduce(count)
     mean = total / count / 255
-    if exact:
-        covariance = reduce(products) / count / 255**2 - torch.outer(mean, mean)
+    if not dense:
+        return PCA(
+            mean, _leading(lambda v: _times_covariance(images, mean, v, rank, processes, reduce), dim, components, 4)
+        )
+    covariance = reduce(products).div_(count * 255**2).addr_(mean, mean, alpha=-1)
+    if dim <= _LARGEST_EXACT:
         return PCA(mean, torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :components].contiguous())
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(dim, min(dim, components + _OVERSAMPLING), generator=generator, dtype=torch.float64)
-    for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(_times_covariance(images, mean, basis, rank, processes, reduce)).Q
-    small = basis.T @ _times_covariance(images, mean, basis, rank, processes, reduce)
-    rotation = torch.linalg.eigh((small + small.T) / 2).eigenvectors.flip(1)[:, :components]
-    return PCA(mean, basis @ rotation)
+    return PCA(mean, _leading(lambda v: covariance @ v, dim, components, 30))
+
+
+def _leading(times: Callable[[Tensor], Tensor], dim: int, components: int, iterations: int) -> Tensor:
+    """The leading eigenvectors of a symmetric matrix that is known by its products, (dim, components)."""
+    start = torch.randn(
+        dim, min(dim, components + _OVERSAMPLING), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    basis = torch.linalg.qr(start).Q
+    for _ in range(iterations):
+        basis = torch.linalg.qr(times(basis)).Q
+    small = basis.T @ times(basis)
+    axes: Tensor = basis @ torch.linalg.eigh((small + small.T) / 2).eigenvectors.flip(1)[:, :components]
+    return axes
 
 
 def _times_covariance(images: Images, mean: Tensor, basis: Tensor, rank: int, processes: int, reduce: Reduce) -> Tensor:

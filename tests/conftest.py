@@ -62,5 +62,6 @@ def encdec_in(
     )
 
 
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+# one thread: with more, how many there are at a time depends on the load, and bits with it
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
 COMMANDS = {"fit", "validate", "test", "predict"}

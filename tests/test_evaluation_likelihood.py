@@ -35,7 +35,7 @@ AXES = torch.linalg.qr(torch.randn(PIXELS, DIM, generator=torch.Generator().manu
 WEIGHT = AXES * torch.tensor([0.15, 0.08], dtype=torch.float64)
 
 
-class Linear(Paradigm):
+class LinearGaussian(Paradigm):
     """x = 0.5 + Wz + noise, with an encoder that is off by `bias`; with labels, the mean is 0.05 higher for each."""
 
     told = Told.IMAGE
@@ -116,7 +116,7 @@ def test_log_mean_exp_of_parts_is_that_of_the_whole() -> None:
 @pytest.mark.parametrize("samples", [1, 7])
 def test_with_the_exact_posterior_every_estimate_is_the_exact_likelihood(samples: int) -> None:
     """All importance weights are equal then, whatever K is, and the ELBO has no gap."""
-    images, view = drawn(50), View(Linear())
+    images, view = drawn(50), View(LinearGaussian())
     batch = whole(images)
     posterior = view.posterior(batch)
     assert posterior is not None
@@ -130,7 +130,7 @@ def test_with_the_exact_posterior_every_estimate_is_the_exact_likelihood(samples
 
 
 def test_codes_from_the_prior_give_the_likelihood_as_their_number_grows() -> None:
-    images, view = drawn(40), View(Linear(with_posterior=False))
+    images, view = drawn(40), View(LinearGaussian(with_posterior=False))
     exact = exact_nll(images).mean().item()
     errors = []
     for samples in (10, 100, 20_000):
@@ -141,7 +141,7 @@ def test_codes_from_the_prior_give_the_likelihood_as_their_number_grows() -> Non
 
 
 def test_likelihoods_are_of_the_image_given_its_own_label() -> None:
-    images, view = drawn(30, labelled=True), View(Linear(labelled=True, with_posterior=False))
+    images, view = drawn(30, labelled=True), View(LinearGaussian(labelled=True, with_posterior=False))
     assert view.reads_labels
     estimate = prior_likelihoods(view, whole(images), {"g": Gaussian(SIGMA)}, 20_000)["g"]
     torch.testing.assert_close(-estimate.value, exact_nll(images, labelled=True), rtol=0, atol=0.3)
@@ -149,9 +149,9 @@ def test_likelihoods_are_of_the_image_given_its_own_label() -> None:
 
 @pytest.mark.parametrize("bias", [0.0, 0.7])
 def test_a_fitted_posterior_is_the_exact_one(bias: float) -> None:
-    images, view = drawn(40), View(Linear(bias))
+    images, view = drawn(40), View(LinearGaussian(bias))
     batch = whole(images)
-    truth = View(Linear()).posterior(batch)
+    truth = View(LinearGaussian()).posterior(batch)
     assert truth is not None
     start = view.posterior(batch)
     fitted = fit_posterior(view, batch, Proposal(*start) if start and bias else None, Gaussian(SIGMA), 300)
@@ -172,7 +172,7 @@ def evaluated(paradigm: Paradigm, images: Images, processes: Processes | None = 
 def test_the_amortisation_gap_is_what_a_wrong_encoder_loses() -> None:
     """A posterior of the right variance whose mean is off by b loses ½ b² Σ precision nats."""
     images = drawn(60)
-    found = evaluated(Linear(0.3), images, steps=300, posterior_samples=256).values
+    found = evaluated(LinearGaussian(0.3), images, steps=300, posterior_samples=256).values
     lost = 0.5 * 0.3**2 * float((1 + WEIGHT.square().sum(0) / SIGMA**2).sum())
     assert found["elbo_amortisation_gap"].value == pytest.approx(lost, rel=0.05)
     assert found["elbo_optimised"].value == pytest.approx(-exact_nll(images).mean().item(), abs=0.02)
@@ -182,10 +182,10 @@ def test_the_amortisation_gap_is_what_a_wrong_encoder_loses() -> None:
 
 
 def test_every_number_of_codes_and_every_kind_of_data_is_stated() -> None:
-    found = evaluated(Linear(), drawn(10)).values
+    found = evaluated(LinearGaussian(), drawn(10)).values
     assert found["nll_gaussian"].unit == "nats per image, grey pixels, σ = 0.1; posterior, K = 16"
     assert "binarised at 0.5" in found["nll_bernoulli_binary"].unit
-    without = evaluated(Linear(with_posterior=False), drawn(10)).values
+    without = evaluated(LinearGaussian(with_posterior=False), drawn(10)).values
     assert without["nll_gaussian"].unit == "nats per image, grey pixels, σ = 0.1; prior, K = 500"
     assert without["nll_optimised"].unit == "nats per image, gaussian, fitted posterior, K = 16"
     assert not {"elbo_posterior", "elbo_amortisation_gap"} & set(without)
@@ -194,7 +194,7 @@ def test_every_number_of_codes_and_every_kind_of_data_is_stated() -> None:
 def test_bernoulli_likelihoods_on_grey_and_on_binarised_pixels() -> None:
     """A decoder that ignores its code has the cross-entropy of its one output, whatever K is."""
 
-    class Constant(Linear):
+    class Constant(LinearGaussian):
         def decode(self, z: Tensor, y: Tensor) -> Tensor:
             return torch.linspace(-2, 2, PIXELS).reshape(1, 1, 2, 4).expand(len(z), -1, -1, -1) + 0 * z.sum()
 
@@ -211,7 +211,7 @@ def test_bernoulli_likelihoods_on_grey_and_on_binarised_pixels() -> None:
 
 @pytest.mark.parametrize("with_posterior", [True, False])
 def test_figures_do_not_depend_on_the_batch_size(with_posterior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images = Linear(0.2, with_posterior=with_posterior), drawn(30)
+    model, images = LinearGaussian(0.2, with_posterior=with_posterior), drawn(30)
     first = evaluated(model, images).values
     for module in (base, likelihood):
         monkeypatch.setattr(module, "BLOCK", 40)
@@ -220,7 +220,7 @@ def test_figures_do_not_depend_on_the_batch_size(with_posterior: bool, monkeypat
 
 
 def test_optimised_codes_are_least_squares() -> None:
-    images, view = drawn(40), View(Linear(with_posterior=False))
+    images, view = drawn(40), View(LinearGaussian(with_posterior=False))
     batch = whole(images)
     codes, errors = optimise_codes(view, batch, 200)
     residual = batch.x.flatten(1).double() - MEAN
@@ -233,14 +233,14 @@ def test_optimised_codes_are_least_squares() -> None:
 def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> None:
     images, figures = drawn(40), Figures()
     codes = evaluate_reconstruction(
-        View(Linear(bias)), images, 25, 200, figures, Processes(), advance=lambda done: None
+        View(LinearGaussian(bias)), images, 25, 200, figures, Processes(), advance=lambda done: None
     )
     assert codes.shape == (25, DIM)
     values = {name: figure.value for name, figure in figures.values.items()}
     batch = Batch(*(part[:25] for part in whole(images)))
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
-    encoded = Linear(bias).encode(batch)
+    encoded = LinearGaussian(bias).encode(batch)
     assert encoded is not None
     lost = (((encoded - best) @ WEIGHT.T).square().sum(1) / PIXELS).mean().item()
     assert values["mse_amortisation_gap"] == pytest.approx(lost, rel=0.02)
@@ -248,7 +248,7 @@ def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> Non
 
 
 def test_a_search_never_ends_above_its_start() -> None:
-    images, view = drawn(20), View(Linear())
+    images, view = drawn(20), View(LinearGaussian())
     batch = whole(images)
     encoded = view.encode(batch)
     assert encoded is not None

@@ -85,15 +85,18 @@ def test_processes_share_the_pass_and_get_the_same_numbers() -> None:
     assert (shared.square, shared.entropy) == (alone.square, alone.entropy)
 
 
-def test_many_pixels_use_the_randomised_method(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("largest", "tolerance"), [(10_000, 1e-4), (10, 1e-2)])
+def test_many_pixels_use_subspace_iteration(largest: int, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the covariance, or in passes over the images; of noise, its hardest case."""
     train = random_images(600, shape=(1, 6, 6))
     exact = Moments.of(train, principal_components(train, 5)).residuals
-    monkeypatch.setattr(floors, "LARGEST_COVARIANCE", 10)
+    monkeypatch.setattr(floors, "_LARGEST_EXACT", 10)
+    monkeypatch.setattr(floors, "LARGEST_COVARIANCE", largest)
     pca = principal_components(train, 5)
     torch.testing.assert_close(pca.axes.T @ pca.axes, torch.eye(5, dtype=torch.float64))
-    randomised = Moments.of(train, pca).residuals
-    assert randomised == pytest.approx(exact, rel=1e-2)  # of noise, its hardest case
-    assert all(found >= wanted * (1 - 1e-9) for found, wanted in zip(randomised, exact, strict=True))
+    found = Moments.of(train, pca).residuals
+    assert found == pytest.approx(exact, rel=tolerance)
+    assert all(value >= wanted * (1 - 1e-9) for value, wanted in zip(found, exact, strict=True))
 
 
 def test_more_components_than_pixels_leave_nothing() -> None:

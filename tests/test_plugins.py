@@ -94,7 +94,7 @@ def test_all_four_kinds_go_by_short_names_in_flags_configs_and_checkpoints(
     assert capsys.readouterr().out.count("announced") == 2
     for name in ("constant", "vae"):
         checkpoint = f"lightning_logs/{name}/version_0/checkpoints/last.ckpt"
-        cli("test", "--ckpt_path", checkpoint)
+        cli("test", "--ckpt_path", checkpoint, "--evaluation.parts=[reconstruction]", "--evaluation.num_images=9")
         assert encdec.load(checkpoint).sample(torch.zeros(3).long()).shape == (3, 1, 6, 6)
 
 

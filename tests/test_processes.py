@@ -13,6 +13,7 @@ import torch
 from .conftest import ENVIRONMENT, RunCLI, encdec_in, events
 
 pytestmark = pytest.mark.slow
+MEANS_ONLY = ["--evaluation.parts=[]"]
 SHORT = ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=3", "--trainer.accelerator=cpu"]
 
 
@@ -54,13 +55,13 @@ def test_two_processes_evaluate_a_split_exactly(cli: RunCLI, project: Path, capf
     """359 test images do not divide by 2 or by the batch size; no image is counted twice."""
     cli("fit", "--config", "configs/vae.yaml", *SHORT)
     checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
-    cli("test", "--ckpt_path", checkpoint)
+    cli("test", "--ckpt_path", checkpoint, *MEANS_ONLY)
     one = scalars("vae")
     cli("predict", "--ckpt_path", checkpoint)
     folder = project / "lightning_logs/vae/version_0/predictions"
     single = torch.load(folder / "reconstructions.pt", weights_only=True)
-    for command in ("test", "predict"):
-        on_two = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--data.batch_size=50"]
+    for command, flags in (("test", MEANS_ONLY), ("predict", [])):
+        on_two = [*flags, "--trainer.devices=2", "--trainer.accelerator=cpu", "--data.batch_size=50"]
         result = encdec_in(project, command, "--ckpt_path", checkpoint, *on_two)
         assert result.returncode == 0, result.stderr
     for tag, points in scalars("vae").items():
