@@ -154,7 +154,7 @@ def test_the_terminal_says_what_came_out_and_what_to_type_next(
     out, err = capfd.readouterr()
     assert "EncoderlessVAE, 49,728 parameters, on Digits: 1,294 images of 1×8×8" in out
     words = ("best (epoch 3)", "last (epoch 3)", "val/mse", "floor", "per pixel", "nats per image")
-    for part in (*words, "best: val/mse – no better than the mean image"):
+    for part in (*words, "best: val/mse – collapsed to the mean image: "):
         assert part in out
     for path in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert f"lightning_logs/vae_noenc/version_0/{path}" in out

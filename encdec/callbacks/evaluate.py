@@ -158,7 +158,8 @@ class Evaluate(pl.Callback):
             for name, picture in self._draw(view, data.splits["test"], codes).items():
                 writer.add_image(f"test/{name}", picture, step)
             shown = _codes_of(view, data.splits["test"], codes)
-            if shown is not None:
+            # a second evaluation of a checkpoint would list the same codes twice
+            if shown is not None and not Path(writer.log_dir, f"{step:05}", "codes").exists():
                 z, batch = shown
                 names = [data.splits["test"].classes[label] for label in batch.y.tolist()]
                 writer.add_embedding(z.cpu(), metadata=names, label_img=batch.x.cpu(), global_step=step, tag="codes")

@@ -80,6 +80,7 @@ def report_fit(trainer: pl.Trainer) -> None:
     # not trainer.log_dir, which waits for the other processes
     if trainer.logger is not None and trainer.logger.save_dir is not None:
         _print(f"curves and pictures: tensorboard --logdir {_short(trainer.logger.save_dir)}")
+    _print(f"scores on the test split: python -m encdec test --ckpt_path {files.get('best', files['last'])}")
     _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
 
