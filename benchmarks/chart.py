@@ -36,7 +36,9 @@ def main(runs: Path, picture: Path) -> None:
         for run, style in {"vae": "-", "energy_score": ":"}.items():
             axes.axhline(statistics.fmean(values(runs, run, name)), color="black", linestyle=style, label=run)
         if name == "nll_bernoulli":
-            axes.axhline(values(runs, "vae_noenc", "bce_floor")[0], color="grey", linestyle="--", label="floor of the mean image")
+            axes.axhline(
+                values(runs, "vae_noenc", "bce_floor")[0], color="grey", linestyle="--", label="floor of the mean image"
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(CODES), [str(k) for k in CODES])
         axes.set_xlabel("K, codes from the prior")
