@@ -5,6 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON=${PYTHON:-python} OMP_NUM_THREADS=1
 
+if [ -e lightning_logs/vae ]; then
+    echo "lightning_logs has runs already: move it away, so that version_N is seed N." >&2
+    exit 1
+fi
+
 runs() {
     cat <<'RUNS'
 ae ae

@@ -155,6 +155,21 @@ def test_only_the_asked_for_parts_run(cli: RunCLI, project: Path, capsys: pytest
     assert not {"nll_bernoulli", "memorised", "path_length"} & figures.keys()
 
 
+def test_what_is_not_at_hand_is_said_before_any_work(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    monkeypatch.setenv("TORCH_HOME", str(project / "nothing"))
+    monkeypatch.setattr("encdec.callbacks.evaluate.evaluate_reconstruction", lambda *_: pytest.fail("too late"))
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt",
+            "--evaluation.feature_space=inception")  # fmt: skip
+    err = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "Inception's features need the weights" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_gaussian_observation_model_keeps_its_sigma(cli: RunCLI, project: Path) -> None:
     cli("fit", "--config", "configs/vae.yaml", "--model.observation=Gaussian", "--model.observation.sigma=0.2", *SHORT)
     cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt", *SMALL,

@@ -1,7 +1,8 @@
 """The one evaluation of all paradigms, after `test`."""
 
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -19,8 +20,8 @@ from encdec.callbacks.terminal import UNITS, print_table, print_verdicts, stands
 from encdec.data import DataModule, Images
 from encdec.data.base import fingerprint
 from encdec.evaluation import pictures, report
-from encdec.evaluation.base import Advance, Figures, Processes, View, batches
-from encdec.evaluation.features import find_space
+from encdec.evaluation.base import Advance, Figures, Processes, View, batches, block_size
+from encdec.evaluation.features import FeatureSpace, find_space
 from encdec.evaluation.latent import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
@@ -29,8 +30,11 @@ from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
 from encdec.pictures import comparison, enlarge
+from encdec.types import Batch
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
+Stage = Callable[[str], Advance]
+"""Starts the progress bar of a stage of that name, and gives what advances it."""
 _SHOWN = 16  # reconstructed images in TensorBoard
 _PROJECTED = 2000  # codes in TensorBoard's projector
 
@@ -86,6 +90,8 @@ class Evaluate(pl.Callback):
         run = trainer.log_dir  # which waits for the other processes
         # optimised codes need gradients, which tensors of inference mode can't have
         with torch.inference_mode(False), torch.no_grad():
+            if pl_module.device.type == "mps":
+                pl_module.cpu()  # sums are float64, which Apple's GPUs do not have
             view, processes = View(pl_module), _processes(trainer)
             self.figures = Figures()
             _add_means(trainer, pl_module, self.figures)
@@ -109,9 +115,11 @@ class Evaluate(pl.Callback):
     def _run(
         self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, figures: Figures, train: str
     ) -> tuple[Tensor | None, str]:
-        test, codes, means, space = data.splits["test"], None, None, ""
+        test, codes, means = data.splits["test"], None, None
         num_images = max(self.num_images, trainer.world_size)  # so that no process is without an image
         with _progress(trainer) as stage:
+            # first, because it may have to say that what was asked for is not at hand
+            found = self._space(trainer, view, data, processes, train, stage) if "samples" in self.parts else None
             if "reconstruction" in self.parts:
                 advance = stage("reconstruction: searching codes")
                 codes = evaluate_reconstruction(view, test, num_images, self.code_steps, figures, processes, advance)
@@ -131,21 +139,18 @@ class Evaluate(pl.Callback):
             if "latent" in self.parts:
                 advance = stage("latent space")
                 evaluate_latent(view, data.splits["train"], test, codes, means, figures, processes, advance)
-            if "samples" in self.parts:
-                found = find_space(
-                    self.feature_space,
-                    data.splits["train"],
-                    test,
-                    Path(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")),
-                    train,
-                    view.device,
-                    processes,
-                    stage("feature space"),
-                )
-                space = found.description
+            if found is not None:
                 advance = stage("samples")
                 evaluate_samples(view, data.splits["train"], test, found, self.num_samples, processes, figures, advance)
-        return codes, space
+        return codes, "" if found is None else found.description
+
+    def _space(
+        self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, train: str, stage: Stage
+    ) -> FeatureSpace:
+        folder = Path(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
+        advance = stage("feature space")
+        splits = data.splits["train"], data.splits["test"]
+        return find_space(self.feature_space, *splits, folder, train, view.device, processes, advance)
 
     def _log(self, trainer: pl.Trainer, view: View, data: DataModule, codes: Tensor | None, figures: Figures) -> None:
         step = view.paradigm.loaded_step
@@ -181,9 +186,10 @@ class Evaluate(pl.Callback):
         return drawn
 
 
-def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, Any] | None:
+def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, Batch] | None:
     """Codes to look at, with their images: the encoder's where there is one, else optimised ones."""
-    (batch,) = batches(test, torch.arange(min(_PROJECTED, len(test.labels))), view.device, _PROJECTED)
+    most = block_size(math.prod(test.image_shape), _PROJECTED)
+    (batch,) = batches(test, torch.arange(min(most, len(test.labels))), view.device, most)
     z = view.encode(batch)
     if z is None and codes is not None:
         z = codes[: len(batch.x)]
@@ -219,8 +225,7 @@ def _processes(trainer: pl.Trainer) -> Processes:
 
 
 @contextmanager
-def _progress(trainer: pl.Trainer) -> Iterator[Any]:
-    """Gives a function that starts the bar of a stage, and returns what advances it."""
+def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     columns = TextColumn("{task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, disable=not shown) as bar:
