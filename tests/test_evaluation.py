@@ -215,6 +215,25 @@ def test_degenerate_data_gives_sentences_and_never_a_nan(
             assert "recall_classifier" in report["undefined"]
 
 
+def test_an_empty_split_is_a_sentence(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    load = Digits.load
+
+    def without_test(self: Digits) -> Any:
+        train, test = load(self)
+        return train, test.subset(torch.arange(0))
+
+    monkeypatch.setattr(Digits, "load", without_test)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt")
+    assert stop.value.code in (1, 2)
+    err = capsys.readouterr().err
+    assert err == "encdec: error: Digits: the test split is empty; it needs at least one image.\n"
+
+
 def test_an_unwritable_folder_loses_no_figures(
     cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,14 @@ def test_an_empty_split_is_refused() -> None:
         Moments.of(empty)
 
 
+def test_pixels_that_are_no_bytes_are_refused() -> None:
+    """As a plugin's data set could stream them, with NaN among them."""
+    images = random_images(5)
+    object.__setattr__(images, "stream", lambda batches: (torch.full((len(b), 2, 4, 5), torch.nan) for b in batches))
+    with pytest.raises(UserError, match=r"8-bit pixels, but this data set streams torch\.float32"):
+        Moments.of(images)
+
+
 @pytest.mark.parametrize(
     ("mse", "told", "words"),
     [
