@@ -1,9 +1,13 @@
 """Fixtures: a project folder of its own for each test, and the real command line in this process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+# tests run side by side, one on each core; it must be set before torch is imported
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from lightning.pytorch import seed_everything
