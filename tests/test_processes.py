@@ -111,13 +111,18 @@ def test_a_stopped_run_says_how_to_go_on(number: int, code: int, project: Path) 
         [sys.executable, "-m", "encdec", "fit", "--config", "configs/vae.yaml", "--trainer.max_epochs=5000",
          "--images.every_n_epochs=10000", "--trainer.accelerator=cpu", "--trainer.devices=1"],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a shell's background job ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     last = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code, err
     assert f"python -m encdec fit --ckpt_path {last.relative_to(project)}" in out
     assert "Traceback" not in err
