@@ -70,7 +70,9 @@ class LinearGaussian(Paradigm):
         return None if posterior is None else posterior[0]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
+        z = self.encode(batch)
+        logits = self.decode(batch.x.new_zeros(len(batch.x), DIM) if z is None else z, batch.y)
+        return {"loss": self.observation.nll(logits, batch.x), "logits": logits}
 
 
 def drawn(count: int, labelled: bool = False) -> InMemoryImages:
