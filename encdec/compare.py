@@ -15,6 +15,7 @@ from rich.table import Table
 from encdec.types import UserError
 
 ENDING = ".evaluation.json"
+"""last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
 FIGURES = (
     "mse",
     "mse_encoder",

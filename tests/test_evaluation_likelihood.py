@@ -224,7 +224,7 @@ def test_figures_do_not_depend_on_the_batch_size(with_posterior: bool, monkeypat
 def test_optimised_codes_are_least_squares() -> None:
     images, view = drawn(40), View(LinearGaussian(with_posterior=False))
     batch = whole(images)
-    codes, errors = optimise_codes(view, batch, 200)
+    codes, errors = optimise_codes(view, batch, None, 200)
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
     torch.testing.assert_close(codes.double(), best, rtol=0, atol=0.05)
@@ -256,4 +256,4 @@ def test_a_search_never_ends_above_its_start() -> None:
     assert encoded is not None
     start = ((view.decode(encoded, batch.y).sigmoid() - batch.x) ** 2).flatten(1).sum(1)
     for steps in (0, 1, 3):
-        assert (optimise_codes(view, batch, steps)[1] <= start + 1e-6).all()
+        assert (optimise_codes(view, batch, encoded, steps)[1] <= start + 1e-6).all()

@@ -23,9 +23,7 @@ UNITS = {
     "explained": "share",
 }
 """Unit of each scalar, by the first word of its name."""
-
-
-_WIDTH = 160
+_WIDTH = 160  # of tables where the output does not go to a terminal
 
 
 class Progress(RichProgressBar):

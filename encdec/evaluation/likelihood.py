@@ -114,7 +114,6 @@ def evaluate_likelihood(
     share = processes.share(n)
     columns: dict[str, list[Tensor]] = {}
     means = []
-    has_posterior = False
     done = 0
     # a block holds both the images and as many decodings
     for batch in batches(test, share, view.device, block_size(math.prod(test.image_shape), 1024)):
@@ -125,12 +124,12 @@ def evaluate_likelihood(
             grey = prior_likelihoods(view, batch, observations, prior_samples)
             black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, prior_samples)
         else:
-            has_posterior = True
             grey, elbo = posterior_likelihoods(view, batch, posterior, observations, posterior_samples)
             of_binary = _posterior(view, binary)
             assert of_binary is not None
-            black_white, _ = posterior_likelihoods(view, binary, of_binary, {"b": Bernoulli()}, posterior_samples)
-            black_white = {"bernoulli": black_white["b"]}
+            black_white, _ = posterior_likelihoods(
+                view, binary, of_binary, {"bernoulli": Bernoulli()}, posterior_samples
+            )
             found["elbo_posterior"] = elbo[own_name]
         for name, estimate in grey.items():
             found[f"nll_{name}"] = -estimate.value
@@ -148,7 +147,7 @@ def evaluate_likelihood(
         means.append(fitted.mean)
         done += len(batch.x)
         advance(done / len(share))
-    k = f"posterior, K = {posterior_samples:,}" if has_posterior else f"prior, K = {prior_samples:,}"
+    k = f"posterior, K = {posterior_samples:,}" if "elbo_posterior" in columns else f"prior, K = {prior_samples:,}"
     fitted_k = f"{own_name}, fitted posterior, K = {posterior_samples:,}"
     units = {
         "nll_bernoulli": f"nats per image, grey pixels; {k}",

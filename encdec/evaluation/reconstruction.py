@@ -45,8 +45,8 @@ def evaluate_reconstruction(
     codes, errors = [], []
     share = processes.share(n)
     for batch in batches(test, share, view.device, block_size(numel)):
-        z, error = optimise_codes(view, batch, steps)
         encoded = view.encode(batch)
+        z, error = optimise_codes(view, batch, encoded, steps)
         through_encoder = error.new_zeros(len(error)) if encoded is None else _error(view, encoded, batch)
         codes.append(z)
         errors.append(torch.stack([error, through_encoder], dim=1) / numel)
@@ -59,8 +59,8 @@ def evaluate_reconstruction(
     return processes.merge(torch.cat(codes), n)
 
 
-def optimise_codes(view: View, batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
-    """The codes with the least squared error, by Adam from the best of the encoder's and `START_CODES` of the prior.
+def optimise_codes(view: View, batch: Batch, encoded: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+    """The codes with the least squared error, by Adam from the best of `encoded` and of `START_CODES` of the prior.
 
     Returns:
         Codes (B, dim), and the squared error of each image summed over pixels, (B,): never above that of the start.
@@ -69,7 +69,6 @@ def optimise_codes(view: View, batch: Batch, steps: int) -> tuple[Tensor, Tensor
     prior = full_precision(view.prior(e))
     z = prior[best_of(view, batch, prior, lambda logits, x: squared_error_matrix(pixel_means(logits), x))]
     error = _error(view, z, batch)
-    encoded = view.encode(batch)
     if encoded is not None:
         its_error = _error(view, encoded, batch)
         z = torch.where((its_error < error)[:, None], full_precision(encoded), z)

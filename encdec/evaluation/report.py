@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from encdec import __version__
+from encdec.compare import ENDING
 from encdec.evaluation.base import Figures
 
 FORMAT = 1
 """Of the JSON; a change that readers would notice raises it."""
-ENDING = ".evaluation.json"
-"""last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "numpy")
 
