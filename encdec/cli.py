@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from encdec import __version__, checkpoints, errors, plugins, quiet
+from encdec import __version__, checkpoints, errors, loops, plugins, quiet
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -32,6 +32,7 @@ from encdec.callbacks import (
     report_split,
 )
 from encdec.data import DataModule
+from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
@@ -66,6 +67,12 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the configurable callbacks, and the links between data, seed and model."""
         parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {RUNS}.")
+        parser.add_argument(
+            "--compile",
+            type=Literal["default", "reduce-overhead", "max-autotune"] | None,
+            default=None,
+            help="Compile the networks with torch.compile in this mode; reduce-overhead means CUDA graphs on a GPU.",
+        )
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(ImageGrids, "images")
         parser.add_lightning_class_args(LogFloors, "floors")
@@ -105,6 +112,11 @@ class CLI(LightningCLI):
         if self._checkpoint is not None:
             checkpoints.check_fits(self.model, self._contents, self._checkpoint)
             del self._contents  # training needs the memory
+        mode = self.config[self.config.subcommand].compile
+        if mode is not None:
+            for network in self.model.children():
+                if isinstance(network, Encoder | Decoder):
+                    network.compile(mode=mode)  # in place, so that the names in checkpoints stay
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
@@ -125,7 +137,9 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        return super()._instantiate_trainer(config, callbacks)
+        trainer = super()._instantiate_trainer(config, callbacks)
+        loops.install(trainer)
+        return trainer
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -195,6 +209,9 @@ def main(args: Sequence[str] | None = None) -> None:
     quiet.install()
     # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
     torch.set_flush_denormal(True)
+    if not torch.cuda.is_available():
+        # Lightning makes torch open NVIDIA's library at each step of an optimizer, in vain: 0.1 ms
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     try:
         for problem in plugins.load():
             _say(problem)

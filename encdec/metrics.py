@@ -11,7 +11,7 @@ from encdec import losses
 
 def mse(logits: Tensor, x: Tensor) -> Tensor:
     """Squared error of the pixel means sigmoid(logits): (B, C, H, W), (B, C, H, W) -> (B,), mean over pixels."""
-    return losses.squared_error(losses.pixel_means(logits), x) / x[0].numel()
+    return losses.pixel_squared_error(logits, x) / x[0].numel()
 
 
 PIXEL_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "bce": losses.bernoulli_nll}

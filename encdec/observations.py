@@ -60,7 +60,7 @@ class Gaussian(Observation):
 
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll`."""
-        return losses.gaussian_nll(losses.pixel_means(logits), x, self.sigma)
+        return losses.gaussian_nll(logits, x, self.sigma)
 
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""

@@ -23,6 +23,7 @@ LAYERS = {
     "errors": 6,
     "compare": 1,
     "evaluation": 6,
+    "loops": 7,
     "callbacks": 7,
     "cli": 8,
     "testing": 8,

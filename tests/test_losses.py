@@ -44,8 +44,46 @@ def test_bernoulli_nll_of_grey_images_is_the_cross_entropy_with_the_entropy_as_i
 @pytest.mark.parametrize("sigma", [0.05, 1.0])
 def test_gaussian_nll(logits: Tensor, sigma: float) -> None:
     x = torch.rand(B, *SHAPE)
-    expected = -Independent(Normal(logits, sigma), 3).log_prob(x)
+    expected = -Independent(Normal(logits.sigmoid(), sigma), 3).log_prob(x)
     torch.testing.assert_close(losses.gaussian_nll(logits, x, sigma), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pixel_errors_and_their_gradients_are_those_of_autograd(dtype: torch.dtype) -> None:
+    """Both errors, each alone and mixed, from logits that saturate too; autograd's own operations are the reference."""
+    values = torch.cat([torch.randn(B - 1, *SHAPE), torch.full((1, *SHAPE), -40.0)]).to(dtype)
+    x = torch.rand(B, *SHAPE)
+    for of_squared_error, of_cross_entropy in ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7)):
+        logits, reference = values.clone().requires_grad_(), values.clone().requires_grad_()
+        full = reference.double()
+        target = x.double()
+        squared = (full.sigmoid() - target).square().flatten(1).sum(1)
+        cross = torch.nn.functional.binary_cross_entropy_with_logits(full, target, reduction="none").flatten(1).sum(1)
+        (of_squared_error * squared + of_cross_entropy * cross).sum().backward()
+        ours: dict[float, Tensor] = {}
+        if of_squared_error:
+            ours[of_squared_error] = losses.pixel_squared_error(logits, x)
+            torch.testing.assert_close(ours[of_squared_error].double(), squared, rtol=1e-5, atol=1e-5)
+        if of_cross_entropy:
+            ours[of_cross_entropy] = losses.bernoulli_nll(logits, x)
+            torch.testing.assert_close(ours[of_cross_entropy].double(), cross, rtol=1e-5, atol=1e-5)
+        torch.stack([weight * value for weight, value in ours.items()]).sum().backward()
+        torch.testing.assert_close(logits.grad, reference.grad)
+
+
+def test_an_error_is_that_of_the_image_and_the_logits_as_they_are_now(logits: Tensor) -> None:
+    """What is kept with the logits is not taken for another image, for changed logits, or without its gradient."""
+    x, other = torch.rand(2, B, *SHAPE)
+    with torch.no_grad():
+        losses.bernoulli_nll(logits.requires_grad_(), x)
+    assert losses.bernoulli_nll(logits, x).requires_grad
+    expected = -Independent(Bernoulli(logits=logits, validate_args=False), 3).log_prob(other)
+    torch.testing.assert_close(losses.bernoulli_nll(logits, other), expected)
+    with torch.no_grad():
+        logits.mul_(2)
+    torch.testing.assert_close(
+        losses.pixel_squared_error(logits, x), losses.squared_error(logits.sigmoid(), x), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_gaussian_kl() -> None:

@@ -35,6 +35,9 @@ class BestAndLast(ModelCheckpoint):
         """A resumed run has the checkpoint of the step at which it begins."""
         self._last_step_saved = trainer.global_step if trainer.global_step > 0 else -1
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Nothing: it saves after validations and at the end."""
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best and the last."""
         super().on_validation_end(trainer, pl_module)

@@ -31,10 +31,12 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count a batch; log every `log_every_n_steps` optimizer steps."""
-        self._images += len(batch.x) * trainer.world_size
+        self._images += len(batch.x)
         if trainer.global_step - self._logged_step >= log_interval(trainer):
             now = perf_counter()
             seconds = self._seconds + now - self._since
             for logger in trainer.loggers:
-                logger.log_metrics({"images_per_second": self._images / seconds}, step=trainer.global_step)
+                logger.log_metrics(
+                    {"images_per_second": self._images * trainer.world_size / seconds}, step=trainer.global_step
+                )
             self._images, self._seconds, self._since, self._logged_step = 0, 0.0, now, trainer.global_step

@@ -14,6 +14,8 @@ from torch import Tensor
 from encdec.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
+_CPU = torch.device("cpu")
+
 
 class Images(ABC):
     """The images of one split, wherever they are kept.
@@ -38,6 +40,10 @@ class Images(ABC):
     @abstractmethod
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The pixels of each batch of indices, uint8, (B, C, H, W)."""
+
+    def resident(self, device: torch.device) -> Self:
+        """These images, kept on a GPU if they fit there: a batch is then gathered without a transfer."""
+        return self
 
 
 SomeImages = TypeVar("SomeImages", bound=Images)
@@ -90,6 +96,13 @@ class InMemoryImages(Images):
         for indices in batches:
             yield self.pixels.index_select(0, indices if self.rows is None else self.rows[indices])
 
+    def resident(self, device: torch.device) -> Self:
+        """These images, on the GPU if they take at most a quarter of what is free there."""
+        if device.type != "cuda" or len(self.labels) * self.pixels[0].numel() > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        pixels = self.pixels if self.rows is None else self.pixels[self.rows]
+        return replace(self, pixels=pixels.to(device), labels=self.labels.to(device), rows=None)
+
 
 @dataclass
 class Cursor:
@@ -115,20 +128,29 @@ class Loader:
         processes: how many there are.
         seed: of the order.
         cursor: for training, where to go on; None for evaluation, which goes once through the split in order.
+        device: where batches are delivered; pixels travel as uint8 and are converted there.
 
     Raises:
         UserError: there are fewer images than processes.
     """
 
     def __init__(
-        self, images: Images, batch_size: int, rank: int, processes: int, seed: int = 0, cursor: Cursor | None = None
+        self,
+        images: Images,
+        batch_size: int,
+        rank: int,
+        processes: int,
+        seed: int = 0,
+        cursor: Cursor | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         if len(images.labels) < processes:
             raise UserError(
                 f"A split of {len(images.labels)} images can't be shared by {processes} processes: "
                 "use fewer processes or more images."
             )
-        self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
+        self.images, self.device = images.resident(device), device
+        self.batch_size, self.rank, self.processes = batch_size, rank, processes
         self.seed, self.cursor = seed, cursor
 
     def __len__(self) -> int:
@@ -141,7 +163,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.cursor is None:
-            indices = torch.arange(self.rank, len(self.images.labels), self.processes)
+            labels = self.images.labels
+            indices = torch.arange(self.rank, len(labels), self.processes, device=labels.device)
             yield from self._load(indices.split(self.batch_size))
             return
         # a generator runs from its first next(), so asking for an iterator and not using it changes nothing
@@ -159,12 +182,13 @@ class Loader:
     def _epoch(self, epoch: int) -> list[Tensor]:
         n = len(self.images.labels)
         generator = torch.Generator().manual_seed(step_seed(self.seed, epoch))
-        order = torch.randperm(n, generator=generator)[: n - n % self.processes]
+        order = torch.randperm(n, generator=generator)[: n - n % self.processes].to(self.images.labels.device)
         return [batch[self.rank :: self.processes] for batch in order.split(self.batch_size * self.processes)]
 
     def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         for indices, pixels in zip(batches, self.images.stream(batches), strict=True):
-            yield Batch(pixels.to(torch.float32).div_(255), self.images.labels[indices], indices)
+            x = pixels.to(self.device).to(torch.float32).div_(255)
+            yield Batch(x, self.images.labels[indices].to(self.device), indices.to(self.device))
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -228,17 +252,15 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training split."""
-        return Loader(
-            self.splits["train"], self.batch_size, *self._rank_and_processes(), seed=self.seed, cursor=self._cursor
-        )
+        return self._loader("train", seed=self.seed, cursor=self._cursor)
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split."""
-        return Loader(self.splits["val"], self.batch_size, *self._rank_and_processes())
+        return self._loader("val")
 
     def test_dataloader(self) -> Loader:
         """Batches of the test split."""
-        return Loader(self.splits["test"], self.batch_size, *self._rank_and_processes())
+        return self._loader("test")
 
     def predict_dataloader(self) -> Loader:
         """Batches of the test split."""
@@ -253,8 +275,11 @@ class DataModule(pl.LightningDataModule, ABC):
         self._cursor.epoch, self._cursor.position = state_dict["epoch"], state_dict["position"]
         self._cursor.resumed = True
 
-    def _rank_and_processes(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _loader(self, split: str, **order: Any) -> Loader:
+        if self.trainer is None:
+            return Loader(self.splits[split], self.batch_size, 0, 1, **order)
+        rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
+        return Loader(self.splits[split], self.batch_size, rank, processes, device=device, **order)
 
 
 def fingerprint(images: Images) -> str:

@@ -55,7 +55,7 @@ class AE(Paradigm):
         if self.training:
             self.codes.update(z)
         logits = self.decoder(z)
-        terms = {"loss": losses.squared_error(losses.pixel_means(logits), batch.x)}
+        terms = {"loss": losses.pixel_squared_error(logits, batch.x)}
         if not zeros:
             return {**terms, "logits": logits}
         if self.training:
@@ -91,15 +91,21 @@ class _GaussianFit(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("second_moment", torch.eye(dim))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps: int | None = None  # the same number, once it is known here: to read a buffer waits for a GPU
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
         z = z.to(self.mean.dtype)
-        self.steps += 1
-        weight = (1 / self.steps).clamp(min=0.01).to(z.dtype)
+        self._steps = (int(self.steps) if self._steps is None else self._steps) + 1
+        self.steps.fill_(self._steps)
+        weight = max(1 / self._steps, 0.01)
         self.mean.lerp_(z.mean(0), weight)
         with torch.autocast(z.device.type, enabled=False):
-            self.second_moment.lerp_(z.T @ z / len(z), weight)
+            self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._steps = None
 
     def transport(self, noise: Tensor) -> Tensor:
         mean, second_moment = self.mean.float(), self.second_moment.float()

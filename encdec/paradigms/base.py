@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from encdec.floors import Floors
 from encdec.losses import pixel_means
@@ -21,6 +22,10 @@ from encdec.types import Batch, Shape, Told, UserError
 
 _CURVE_KEY = "training_curve"
 """Where a checkpoint holds the sums of the training scalars since they were last logged."""
+
+
+_FUSED_ON = ("cpu", "cuda", "mps", "xpu")
+"""Devices whose fused kernels exist in every torch that is supported."""
 
 
 class Paradigm(pl.LightningModule, ABC):
@@ -150,7 +155,8 @@ class Paradigm(pl.LightningModule, ABC):
         if not self.training:
             return normal(self.seed, -self._draws, index, dim).to(self.code_dtype)
         rank, processes = self._rank_and_processes()
-        return self._fresh(len(index) * processes, dim, index.device)[rank::processes]
+        noise = self._fresh(len(index) * processes, dim, index.device)
+        return noise if processes == 1 else noise[rank::processes]
 
     @final
     def shared_noise(self, count: int, dim: int) -> Tensor:
@@ -263,7 +269,7 @@ class Paradigm(pl.LightningModule, ABC):
             UserError: one of them refuses its settings.
         """
         try:
-            optimizer = self._optimizer(self.parameter_groups())
+            optimizer = _fused(self._optimizer(self.parameter_groups()))
             if self._lr_scheduler is None:
                 return optimizer
             scheduler = self._lr_scheduler(optimizer)
@@ -315,7 +321,7 @@ class Paradigm(pl.LightningModule, ABC):
         for suffix, logits in outputs.items():
             for name, term in PIXEL_TERMS.items():
                 if name + suffix not in terms:  # the objective may have it already
-                    terms[name + suffix] = term(logits.detach(), batch.x)
+                    terms[name + suffix] = term(logits, batch.x).detach()
         return terms
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
@@ -384,6 +390,15 @@ def require_positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not value > 0:
             raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)
+
+
+def _fused(optimizer: Optimizer) -> Optimizer:
+    """The optimizer, with one kernel for a whole step where it has one and its settings don't say otherwise."""
+    unset = all(optimizer.defaults.get(name, False) is None for name in ("fused", "foreach"))
+    if unset and not optimizer.defaults.get("differentiable"):
+        for group in optimizer.param_groups:
+            group["fused"] = all(p.is_floating_point() and p.device.type in _FUSED_ON for p in group["params"])
+    return optimizer
 
 
 def _class_spec(value: object) -> dict[str, Any] | None:

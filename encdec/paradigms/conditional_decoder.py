@@ -37,7 +37,7 @@ class ConditionalDecoder(Paradigm):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`: ‖x − f(onehot(y), z)‖², summed over pixels."""
         logits = self.decode(self.noise(batch.index, self.latent_dim), batch.y)
-        return {"loss": losses.squared_error(losses.pixel_means(logits), batch.x), "logits": logits}
+        return {"loss": losses.pixel_squared_error(logits, batch.x), "logits": logits}
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """f(onehot(y), z)."""
