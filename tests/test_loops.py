@@ -13,12 +13,7 @@ from encdec.paradigms import VAE
 
 from .conftest import RunCLI, events
 
-RUN = (
-    "--trainer.max_epochs=3",
-    "--trainer.log_every_n_steps=4",
-    "--images.every_n_epochs=100",
-    "--floors.enabled=false",
-)
+RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--floors.enabled=false")
 
 
 def run_of(name: str) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]]]:
@@ -46,9 +41,13 @@ def run_of(name: str) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]
 def test_a_run_is_the_one_that_lightnings_own_loop_makes(
     flags: tuple[str, ...], cli: RunCLI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[int] = []
-    step = loops.EpochLoop._step
-    monkeypatch.setattr(loops.EpochLoop, "_step", lambda *args: (steps.append(1), step(*args))[1])
+    step, steps = loops.EpochLoop._step, []
+
+    def counted(*args: Any) -> Any:
+        steps.append(1)
+        return step(*args)
+
+    monkeypatch.setattr(loops.EpochLoop, "_step", counted)
     cli("fit", *flags, *RUN, "--name=ours")
     assert steps, "the run must go through the loop that is tested"
     monkeypatch.setattr(loops, "install", lambda trainer: None)
@@ -94,7 +93,7 @@ def test_callbacks_see_the_same_calls_and_log_the_same(accumulated: int, tmp_pat
         )  # fmt: skip
         if own:
             loops.install(trainer)
-        trainer.fit(VAE(data.image_shape), data)
+        trainer.fit(VAE(image_shape=data.image_shape), data)
         results.append((recorder.calls, trainer.callback_metrics["seen"].item(), trainer.global_step))
     assert results[0] == results[1]
     assert len(results[0][0]) > 20
