@@ -2,18 +2,12 @@
 
 import sys
 
-from encdec import __version__
+from encdec.commands import answer
 
 
 def main() -> None:
     """Run the command line; PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"encdec {__version__}")
-        return
-    if sys.argv[1:2] == ["compare"]:
-        from encdec.compare import main as compare
-
-        compare(sys.argv[2:])
+    if answer(sys.argv[1:]):
         return
     waiting = sys.stderr.isatty()
     if waiting:
