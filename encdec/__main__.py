@@ -1,5 +1,7 @@
 """`python -m encdec`, and the console script `encdec`."""
 
+import atexit
+import gc
 import sys
 
 from encdec.commands import answer
@@ -12,8 +14,13 @@ def main() -> None:
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
+    # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
+    gc.disable()
     from encdec.cli import main as run
 
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or extension modules report at exit what they find not freed
+    gc.enable()
     if waiting:
         print("\r\033[K", end="", file=sys.stderr, flush=True)  # back to the start of the line, and erase it
     run()

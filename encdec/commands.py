@@ -31,8 +31,8 @@ options:
   --version         Show the version.
 
 options of fit, validate, test and predict, among others:
-  --config FILE     Settings, such as configs/vae.yaml; later ones and options win.
-  --model NAME      A paradigm, such as VAE; its settings are --model.beta 4, ...
+  --config FILE     Settings, such as configs/vae.yaml; later ones win.
+  --model NAME      A paradigm, such as VAE; its settings: --model.beta 4.
   --data NAME       A data set, such as FashionMNIST.
   --ckpt_path FILE  A checkpoint to measure, or for fit to go on with.
   --print_config    Show every setting and its value, as YAML.

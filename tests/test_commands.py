@@ -83,6 +83,20 @@ def test_who_waits_at_a_terminal_is_told_for_what(poisoned: dict[str, str]) -> N
     os.close(ours)
 
 
+def test_garbage_is_collected_again_after_the_imports() -> None:
+    code = """
+import gc, sys, types
+sys.modules["encdec.cli"] = types.SimpleNamespace(main=lambda: print(gc.isenabled()))
+sys.argv = ["encdec", "fit"]
+from encdec.__main__ import main
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "True\n", result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
