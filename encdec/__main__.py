@@ -1,25 +1,26 @@
 """`python -m encdec`, and the console script `encdec`."""
 
+import atexit
+import gc
 import sys
 
-from encdec import __version__
+from encdec.commands import answer
 
 
 def main() -> None:
     """Run the command line; PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"encdec {__version__}")
-        return
-    if sys.argv[1:2] == ["compare"]:
-        from encdec.compare import main as compare
-
-        compare(sys.argv[2:])
+    if answer(sys.argv[1:]):
         return
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
+    # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
+    gc.disable()
     from encdec.cli import main as run
 
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or extension modules report at exit what they find not freed
+    gc.enable()
     if waiting:
         print("\r\033[K", end="", file=sys.stderr, flush=True)  # back to the start of the line, and erase it
     run()

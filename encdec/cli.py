@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from encdec import __version__, checkpoints, errors, loops, plugins, quiet
+from encdec import checkpoints, errors, loops, plugins, quiet
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -31,6 +31,7 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
+from encdec.commands import COMMANDS, answer, fail, say
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
@@ -50,7 +51,7 @@ class Parser(LightningArgumentParser):
         for action in self._actions:  # the keys of the commands, where this is the parser above them
             if isinstance(action.choices, dict):
                 keys += [a.dest for sub in action.choices.values() for a in getattr(sub, "_actions", [])]
-        _exit(str(cause) if cause else errors.sentence(message, keys), 2)
+        fail(str(cause) if cause else errors.sentence(message, keys), 2)
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -62,7 +63,16 @@ class _SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` of any paradigm on any data set."""
+    """`fit`, `validate`, `test` or `predict`, of any paradigm on any data set.
+
+    Args:
+        command: the one that is called; parsers of the others are not built.
+        kwargs: of `LightningCLI`.
+    """
+
+    def __init__(self, command: str, **kwargs: Any) -> None:
+        self._command = command
+        super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the configurable callbacks, and the links between data, seed and model."""
@@ -141,11 +151,10 @@ class CLI(LightningCLI):
         loops.install(trainer)
         return trainer
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the trainer's methods that are not options, because we set them."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command, and the arguments of the trainer's method that are not options, because we set them."""
         ours = {"weights_only", "verbose", "return_predictions"}
-        return {command: skipped | ours for command, skipped in LightningCLI.subcommands().items()}
+        return {self._command: LightningCLI.subcommands()[self._command] | ours}
 
     # weights_only: reading a checkpoint never runs code
 
@@ -206,6 +215,9 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr.
             ENCDEC_DEBUG=1 shows the traceback instead.
     """
+    args = sys.argv[1:] if args is None else list(args)
+    if answer(args):
+        return
     quiet.install()
     # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
     torch.set_flush_denormal(True)
@@ -214,10 +226,11 @@ def main(args: Sequence[str] | None = None) -> None:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     try:
         for problem in plugins.load():
-            _say(problem)
+            say(problem)
         CLI(
-            Paradigm,
-            DataModule,
+            args[0],
+            model_class=Paradigm,
+            datamodule_class=DataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=_SaveConfig,
@@ -231,23 +244,20 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_class=Parser,
             parser_kwargs={
                 "prog": "encdec",
-                "version": __version__,
-                "description": "Trains generative models with and without encoders, and measures them alike. "
-                "`encdec compare` puts the evaluations of runs side by side.",
                 "allow_abbrev": False,
-                **{command: {"allow_abbrev": False} for command in CLI.subcommands()},
+                args[0]: {"allow_abbrev": False, "description": COMMANDS[args[0]]},
             },
             auto_configure_optimizers=False,
-            args=_with_config_of_checkpoint(_check_configs(sys.argv[1:] if args is None else list(args))),
+            args=_with_config_of_checkpoint(_check_configs(args)),
         )
     except Exception as error:
         if os.environ.get("ENCDEC_DEBUG") == "1":
             raise
         user_error = _user_error(error)
         if user_error is not None:
-            _exit(str(user_error), user_error.exit_code)
+            fail(str(user_error), user_error.exit_code)
         if isinstance(error, MisconfigurationException | OSError):
-            _exit(" ".join(str(error).split()), 1)
+            fail(" ".join(str(error).split()), 1)
         raise
 
 
@@ -304,13 +314,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _say(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, not by every process
-        print(f"encdec: {text}", file=sys.stderr)
-
-
-def _exit(text: str, code: int) -> NoReturn:
-    _say(f"error: {text}")
-    raise SystemExit(code)

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from encdec.commands import COMMANDS, fail
 from encdec.types import UserError
 
 ENDING = ".evaluation.json"
@@ -42,14 +42,13 @@ def main(args: Sequence[str]) -> None:
     try:
         _compare(args)
     except UserError as error:
-        print(f"encdec: error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        fail(str(error), error.exit_code)
 
 
 def _compare(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="encdec compare",
-        description="Evaluations of many runs side by side: mean ± standard deviation over the seeds of each run.",
+        description=COMMANDS["compare"],
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="*", default=["lightning_logs"], help="runs, folders of runs, or JSON files")

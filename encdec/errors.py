@@ -1,6 +1,5 @@
 """Turns what the parser says about a wrong call into one sentence, with a suggestion where there is one."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from encdec import plugins
+from encdec.commands import suggestion
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
 from encdec.observations import Observation
@@ -39,25 +39,22 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     """
     key_match = re.search(r'Parser key "([^"]+)"', message)
     key = key_match[1] if key_match else ""
-    if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-        choices = [*re.findall(r"[\w-]+", match[2]), "compare"]  # the one that needs no Lightning
-        return f"{match[1]!r} is not a command{_suggest(match[1], choices)}; the commands are {', '.join(choices)}."
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         flag = match[1].split("=")[0].lstrip("-")
-        return f"There is no option --{flag}{_suggest(flag, keys, prefix='--')}."
+        return f"There is no option --{flag}{suggestion(flag, keys, prefix='--')}."
     if match := re.search(r"Option '([^']+)' is not accepted", message):
-        return f"There is no option {match[1]!r} here{_suggest(match[1], _parameters())}."
+        return f"There is no option {match[1]!r} here{suggestion(match[1], _parameters())}."
     if match := re.search(r"does not accept option '([^']+)'", message):
         name = match[1].partition(".")[0]
         tops = {known.partition(".")[0] for known in keys}
-        return f"A config has no key {name!r}{_suggest(name, tops)}."
+        return f"A config has no key {name!r}{suggestion(name, tops)}."
     if match := re.search(r"arguments are required: (\S+)", message):
         name = match[1].rpartition(".")[2]
         return f"--{name} is missing: give --config FILE, for example configs/vae.yaml, or --{name} NAME."
     if match := re.search(r"File does not exist: '([^']+)'", message):
         configs = [str(path) for path in Path().glob("configs/**/*.yaml")]
         name = Path(match[1]).name
-        return f"There is no file {match[1]!r}{_suggest(name, {Path(p).name: p for p in configs})}."
+        return f"There is no file {match[1]!r}{suggestion(name, {Path(p).name: p for p in configs})}."
     kind = KINDS.get(key.rpartition(".")[2])
     if kind is not None and (match := re.search(r"(?:dot import path string|Given value): (\S+)", message)):
         classes = plugins.subclasses(kind)
@@ -66,7 +63,7 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         if names.count(match[1]) > 1:
             paths = [f"{known.__module__}.{name}" for known in classes if known.__name__ == name]
             return f"{key}: {name} is the name of several classes; give one of {', '.join(paths)}."
-        return f"{key}: there is no class {match[1]!r}{_suggest(name, names)}; known are {', '.join(names)}."
+        return f"{key}: there is no class {match[1]!r}{suggestion(name, names)}; known are {', '.join(names)}."
     if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
         return f"{key}: {match[2]!r} is not valid; expected {_type_name(match[1])}."
     if match := re.search(r"Given value: (.*)", message):
@@ -74,13 +71,6 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         return f"{key}: {match[1]!r} is not valid; expected {' or '.join(expected)}."
     text = " ".join(message.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    by_name = known if isinstance(known, dict) else {candidate: candidate for candidate in known}
-    lowered = {candidate.lower(): value for candidate, value in by_name.items()}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{lowered[close[0]]}?" if close else ""
 
 
 def _parameters() -> set[str]:

@@ -1,9 +1,12 @@
 """What flows between the parts: image shapes, batches, what a decoder is told, and errors meant for users."""
 
-from enum import StrEnum
-from typing import NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor  # seconds to import, and `compare` and `--help` do without
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image."""

@@ -1,7 +1,5 @@
 """The command line: overrides, short names, errors that are one sentence."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import encdec
 from encdec.cli import main
 from encdec.types import UserError
 
-from .conftest import ROOT, RunCLI
+from .conftest import RunCLI
 
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
 VAE = ("fit", "--config", "configs/vae.yaml")
@@ -251,11 +249,3 @@ def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ENCDEC_DEBUG", "1")
     with pytest.raises(UserError):
         cli("test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt")
-
-
-def test_the_version_is_answered_without_importing_torch() -> None:
-    code = (
-        "import sys, encdec.__main__ as m; sys.argv = ['encdec', '--version']; m.main(); print('torch' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["encdec", encdec.__version__, "False"]

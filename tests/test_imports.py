@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = {
     "types": 0,
     "noise": 0,
+    "commands": 0,
+    "compare": 1,
     "losses": 1,
     "networks": 1,
     "quiet": 1,
@@ -21,7 +23,6 @@ LAYERS = {
     "plugins": 5,
     "checkpoints": 6,
     "errors": 6,
-    "compare": 1,
     "evaluation": 6,
     "loops": 7,
     "callbacks": 7,

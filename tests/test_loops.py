@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from encdec import loops
+from encdec import loops, quiet
 from encdec.data import Digits
 from encdec.paradigms import VAE
 
@@ -82,6 +82,7 @@ class _Recorder(pl.Callback):
 
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_callbacks_see_the_same_calls_and_log_the_same(accumulated: int, tmp_path: Path) -> None:
+    quiet.install()  # or a deprecation that Lightning causes ends the test
     results = []
     for own in (True, False):
         torch.manual_seed(0)

@@ -3,7 +3,6 @@
 from typing import final
 
 import torch
-from sklearn.datasets import load_digits
 
 from encdec.data.base import DataModule, Images, InMemoryImages, random_split
 
@@ -19,6 +18,8 @@ class Digits(DataModule):
 
     def load(self) -> tuple[Images, Images]:
         """See `DataModule.load`."""
+        from sklearn.datasets import load_digits  # slow to import, and no other data set needs it
+
         digits = load_digits()
         pixels = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(digits.target).long()
