@@ -75,6 +75,13 @@ def bare(task: Task) -> None:
             gate.step()
 
 
+def bare_beside_lightning(task: Task) -> None:
+    """The bare loop in a process that has imported Lightning: what memory the import alone costs."""
+    import lightning.pytorch  # noqa: F401
+
+    bare(task)
+
+
 def script_0(task: Task, num_workers: int = 0) -> None:
     """The script in circulation: torchvision's data set, a DataLoader, Adam, `loss.item()` at each step."""
     device = torch.device("cuda" if task.accelerator == "gpu" else "cpu")
