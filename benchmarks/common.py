@@ -72,6 +72,11 @@ class Task:
         return self.total * 9 // 10 // self.batch * self.batch
 
     @property
+    def val_fraction(self) -> float:
+        """The share of images that is held out for validation."""
+        return 1 - self.images / self.total
+
+    @property
     def ramp(self) -> int:
         """Steps at the start of each turn that are not timed: caches warm up, loaders use up what they prefetched."""
         return max(1280 // self.batch, 1)
@@ -100,7 +105,7 @@ class Task:
         command = [sys.executable, "-m", "encdec", "fit"]
         command += [arg for layer in layers for arg in ("--config", str(ROOT / "configs" / f"{layer}.yaml"))]
         command += [f"--data.data_dir={self.folder}"] * fashion
-        command += [f"--data.batch_size={self.batch}", f"--data.val_fraction={1 - self.images / self.total!r}"]
+        command += [f"--data.batch_size={self.batch}", f"--data.val_fraction={self.val_fraction}"]
         if self.networks == "conv":
             command += ["--model.decoder=ConvDecoder"]
             command += ["--model.encoder=ConvEncoder"] * (self.paradigm in ("AE", "VAE"))
@@ -378,11 +383,20 @@ def prepared(data: str | None, quick: bool) -> Iterator[Task]:
     """The data as files in a temporary folder, in a task."""
     with tempfile.TemporaryDirectory() as folder:
         name = data or ("Digits" if quick else "")
-        command = [sys.executable, "-m", "benchmarks.ways", "prepare", json.dumps([folder, name, str(ROOT / "data")])]
-        done = subprocess.run(command, env=environment(1), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        yield Task(folder, **json.loads(done.stdout))
+        yield Task(folder, **json.loads(from_ways("prepare", [folder, name, str(ROOT / "data")], threads=1)))
+
+
+def from_ways(function: str, argument: Any, threads: int) -> str:
+    """What a function of `benchmarks.ways` prints, in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    command = [sys.executable, "-m", "benchmarks.ways", function, json.dumps(argument)]
+    done = subprocess.run(command, env=environment(threads), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 def record(arguments: argparse.Namespace, benchmark: str, results: Any) -> None:

@@ -4,17 +4,20 @@
 """
 
 import json
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision import datasets, transforms
+from torchvision.utils import save_image
 
-from benchmarks.common import Gate, Task
+from benchmarks.common import Gate, Task, orders
 from encdec.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 
 LATENT = 32
@@ -43,7 +46,11 @@ class Model(nn.Module):
             kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum() / len(x)
             return self._bce(self.decoder(z), x) + kl
         if self.paradigm == "EncoderlessVAE":
-            return self._bce(self.decoder(torch.randn(len(x), LATENT, device=x.device)), x)
+            if self.codes == 1:
+                return self._bce(self.decoder(torch.randn(len(x), LATENT, device=x.device)), x)
+            logits = self.decoder(torch.randn(self.codes, LATENT, device=x.device)).flatten(1).float()
+            log_p = x.flatten(1) @ logits.T - F.softplus(logits).sum(1)
+            return math.log(self.codes) - log_p.logsumexp(1).mean()
         label = F.one_hot(y, CLASSES).float()
         noise = torch.randn(len(x), LATENT, device=x.device)
         return self._squared_error(self.decoder(torch.cat([label, noise], dim=1)), x)
@@ -178,6 +185,87 @@ def _shape(images: Tensor) -> tuple[int, int, int]:
     return channels, height, width
 
 
+# ---------------------------------------------------------------------- L_K beside its parts
+
+
+def products(task: Task, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of one L_K forward and backward, and of its parts alone: two matrix products and one decoding.
+
+    The parts are the decoding of K codes, x·logitsᵀ, the product that gives the gradient of the logits, and the
+    decoding's backward pass; in turns, round by round.
+    """
+    from encdec.paradigms import EncoderlessVAE
+    from encdec.types import Batch
+
+    torch.set_flush_denormal(True)
+    images, labels = _tensors(task)
+    x, y = images[: task.batch], labels[: task.batch]
+    model = EncoderlessVAE(image_shape=_shape(images), num_prior_samples=task.codes)
+    batch, weights = Batch(x, y, torch.arange(len(x))), torch.rand(len(x), task.codes)
+
+    def whole() -> None:
+        model.zero_grad()
+        model.losses(batch)["loss"].mean().backward()
+
+    def parts() -> None:
+        model.zero_grad()
+        logits = model.decoder(torch.randn(task.codes, LATENT)).flatten(1)
+        with torch.no_grad():
+            x.flatten(1) @ logits.T
+            gradient = weights.T @ x.flatten(1)
+        logits.backward(gradient)
+
+    taken: dict[str, list[float]] = {"loss": [], "parts": []}
+    functions = {"loss": whole, "parts": parts}
+    for _ in range(3):
+        whole()
+    since = time.perf_counter()
+    whole()
+    repeats = max(round(seconds / (time.perf_counter() - since)), 1)
+    for order in orders(list(functions), rounds):
+        for name in order:
+            since = time.perf_counter()
+            for _ in range(repeats):
+                functions[name]()
+            taken[name].append((time.perf_counter() - since) / repeats)
+    return taken
+
+
+# ---------------------------------------------------------------------- folders of pictures
+
+_SIZE, _WORKERS = 64, 2
+
+
+def pictures_encdec(task: Task) -> None:
+    """Batches of a folder that is read by workers, because it is said to be larger than memory."""
+    from encdec.data import ImageFolder
+
+    folder = ImageFolder(
+        task.folder,
+        size=_SIZE,
+        max_memory_gb=0,
+        num_workers=_WORKERS,
+        batch_size=task.batch,
+        val_fraction=task.val_fraction,
+    )
+    loader, gate = folder.train_dataloader(), Gate()
+    while True:
+        for _ in loader:
+            gate.step()
+
+
+def pictures_torchvision(task: Task) -> None:
+    """The same batches of the same folder by torchvision and a DataLoader."""
+    bicubic = transforms.InterpolationMode.BICUBIC
+    steps = [transforms.Resize(_SIZE, bicubic), transforms.CenterCrop(_SIZE), transforms.ToTensor()]
+    folder = datasets.ImageFolder(f"{task.folder}/train", transform=transforms.Compose(steps))
+    subset = Subset(folder, range(task.images))
+    loader, gate = DataLoader(subset, batch_size=task.batch, shuffle=True, num_workers=_WORKERS), Gate()
+    while True:
+        for _ in loader:
+            gate.step()
+
+
 # ---------------------------------------------------------------------- data
 
 
@@ -204,6 +292,23 @@ def prepare(folder: str, name: str, data_dir: str) -> dict[str, Any]:
     return {"data": name, "total": len(train.labels)}
 
 
+def synthetic(folder: str, total: int, size: int) -> None:
+    """Write random pixels as a data set with `total` training images of size × size."""
+    for part, count in (("train", total), ("t10k", 100)):
+        pixels = torch.randint(256, (count, size, size), dtype=torch.uint8)
+        write_idx(folder, part, pixels, torch.arange(count) % CLASSES)
+
+
+def pictures(folder: str, total: int) -> None:
+    """Write PNG files of 96×80 pixels, smooth as photographs are: `total` to train, in two classes, and a few to test."""
+    for part, count in (("train", total), ("test", 4)):
+        for label in ("a", "b"):
+            Path(folder, part, label).mkdir(parents=True)
+        for number in range(count):
+            pixels = F.interpolate(torch.rand(1, 3, 10, 12), size=(80, 96), mode="bicubic").clamp(0, 1)
+            save_image(pixels, Path(folder, part, "ab"[number % 2], f"{number}.png"))
+
+
 def write_idx(folder: str, part: str, pixels: Tensor, labels: Tensor) -> None:
     """Write the images, uint8, (N, H, W), and labels of a split."""
     raw = Path(folder, "FashionMNIST", "raw")
@@ -218,5 +323,9 @@ if __name__ == "__main__":
     way, argument = sys.argv[1], json.loads(sys.argv[2])
     if way == "prepare":
         print(json.dumps(prepare(*argument)))
+    elif way in ("synthetic", "pictures"):
+        globals()[way](*argument)
+    elif way == "products":
+        print(json.dumps(products(Task(**argument[0]), *argument[1:])))
     else:
         globals()[way](Task(**argument))
