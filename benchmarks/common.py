@@ -77,11 +77,6 @@ class Task:
         return 1 - self.images / self.total
 
     @property
-    def ramp(self) -> int:
-        """Steps at the start of each turn that are not timed: caches warm up, loaders use up what they prefetched."""
-        return max(1280 // self.batch, 1)
-
-    @property
     def epochs_or_endless(self) -> int:
         """The number of epochs, a large one if there is no end."""
         return 1_000_000 if self.epochs is None else self.epochs
@@ -91,6 +86,10 @@ class Task:
         return {name: value for name, value in asdict(self).items() if name not in ("folder", "total")} | {
             "images": self.images
         }
+
+    def entrant(self, way: str, threads: int) -> "Entrant":
+        """Who takes turns for this way."""
+        return Entrant(self.command(way), threads, ramp=max(1280 // self.batch, 1))
 
     def command(self, way: str) -> list[str]:
         """The command that trains in a way: the real command line for `encdec`, a function of `ways` for the others."""
@@ -113,6 +112,22 @@ class Task:
         command += [f"--trainer.max_epochs={self.epochs_or_endless}", f"--trainer.precision={self.precision}"]
         command += ["--trainer.check_val_every_n_epoch=1000000"] * (self.epochs is None)
         return [*command, f"--trainer.accelerator={self.accelerator}", "--trainer.devices=1"]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A process that will take turns with others.
+
+    Attributes:
+        command: makes it; it passes a `Gate` at each step.
+        threads: of OpenMP.
+        ramp: steps at the start of each turn that are not timed, in which caches warm up and loaders use up what they
+            had prefetched.
+    """
+
+    command: Sequence[str]
+    threads: int
+    ramp: int
 
 
 # ---------------------------------------------------------------------- inside a worker
@@ -197,21 +212,20 @@ class Worker:
     from the others. If this process dies, the kernel continues and hangs up the group, or it finds its gate closed.
 
     Args:
-        command: makes the process; it passes a `Gate` at each step.
+        entrant: how to start it.
         folder: where it runs and writes.
-        threads: of OpenMP.
 
     Raises:
         RuntimeError: it ended before its first step; with the end of what it wrote.
     """
 
-    def __init__(self, command: Sequence[str], folder: str, threads: int) -> None:
+    def __init__(self, entrant: Entrant, folder: str) -> None:
         ours, theirs = socket.socketpair()
-        self._command, self._terminal = command, Terminal()
+        self._entrant, self._terminal = entrant, Terminal()
         self._process = subprocess.Popen(
-            command,
+            entrant.command,
             cwd=folder,
-            env=environment(threads) | {ENDPOINT: str(theirs.fileno())},
+            env=environment(entrant.threads) | {ENDPOINT: str(theirs.fileno())},
             stdin=subprocess.DEVNULL,
             stdout=self._terminal.inside,
             stderr=self._terminal.inside,
@@ -227,9 +241,9 @@ class Worker:
             self.close()
             raise
 
-    def turn(self, ramp: int, steps: int) -> tuple[int, float]:
-        """Let it make `ramp` steps, then `steps` steps: how many these were, and the seconds that they took."""
-        self._stream.write(f"[{ramp}, {steps}]\n")
+    def turn(self, steps: int) -> tuple[int, float]:
+        """Let it make `steps` steps after its ramp: how many these were, and the seconds that they took."""
+        self._stream.write(f"[{self._entrant.ramp}, {steps}]\n")
         self._stream.flush()
         os.killpg(self._process.pid, signal.SIGCONT)
         return self._answer()
@@ -245,7 +259,7 @@ class Worker:
         line = self._stream.readline()
         if not line:
             self._process.wait()
-            raise RuntimeError(f"{shlex.join(self._command)} ended:\n{self._terminal.text()}")
+            raise RuntimeError(f"{shlex.join(self._entrant.command)} ended:\n{self._terminal.text()}")
         os.killpg(self._process.pid, signal.SIGSTOP)
         steps, seconds = json.loads(line)
         return steps, seconds
@@ -257,17 +271,17 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths), "TERM": "xterm"}
 
 
-def in_turns(workers: Mapping[str, Worker], rounds: int, seconds: float, ramp: int) -> dict[str, list[float]]:
+def in_turns(workers: Mapping[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Steps per second of each worker in each round.
 
     A turn has a fixed number of steps, such that it takes about `seconds`. In each round every worker has one turn;
     who begins, and in which direction they follow, changes from round to round.
     """
-    steps = {name: _calibrate(worker, seconds, ramp) for name, worker in workers.items()}
+    steps = {name: _calibrate(worker, seconds) for name, worker in workers.items()}
     speeds: dict[str, list[float]] = {name: [] for name in workers}
     for order in orders(list(workers), rounds):
         for name in order:
-            made, took = workers[name].turn(ramp, steps[name])
+            made, took = workers[name].turn(steps[name])
             speeds[name].append(made / took)
     return speeds
 
@@ -280,25 +294,23 @@ def orders(names: list[str], rounds: int) -> Iterator[list[str]]:
         yield order[::-1] if number % 2 else order
 
 
-def _calibrate(worker: Worker, seconds: float, ramp: int) -> int:
+def _calibrate(worker: Worker, seconds: float) -> int:
     steps, took = 1, 0.0
     while took < seconds / 4:
         steps *= 2
-        made, took = worker.turn(ramp, steps)
+        made, took = worker.turn(steps)
     return max(round(made * seconds / took), 1)
 
 
 @contextmanager
-def measuring(
-    commands: Mapping[str, Sequence[str]], threads: Mapping[str, int] | int, say: Callable[[str], None]
-) -> Iterator[dict[str, Worker]]:
-    """The workers of these commands, each set up while the others stand still."""
+def measuring(entrants: Mapping[str, Entrant], say: Callable[[str], None]) -> Iterator[dict[str, Worker]]:
+    """The workers of these entrants, each set up while the others stand still."""
     with ExitStack() as stack:
         workers = {}
-        for name, command in commands.items():
+        for name, entrant in entrants.items():
             say(f"starting {name}")
             folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-            worker = Worker(command, folder, threads if isinstance(threads, int) else threads[name])
+            worker = Worker(entrant, folder)
             stack.callback(worker.close)
             workers[name] = worker
         say("taking turns")

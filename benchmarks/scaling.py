@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import (
+    Entrant,
     Json,
     Task,
     from_ways,
@@ -37,20 +38,17 @@ class Settings:
     quick: bool
     console: Console
 
-    def speeds(
-        self, commands: Mapping[str, Sequence[str]], ramp: int, threads: Mapping[str, int] | None = None
-    ) -> dict[str, list[float]]:
-        """Steps per second of each command in each round."""
-        threads = threads or dict.fromkeys(commands, self.threads)
-        with self.console.status("") as status, measuring(commands, threads, status.update) as workers:
-            return in_turns(workers, self.rounds, self.seconds, ramp)
+    def speeds(self, entrants: Mapping[str, Entrant]) -> dict[str, list[float]]:
+        """Steps per second of each entrant in each round."""
+        with self.console.status("") as status, measuring(entrants, status.update) as workers:
+            return in_turns(workers, self.rounds, self.seconds)
 
 
 def along(axis: str, points: Mapping[int, Task], settings: Settings) -> list[Json]:
     """encdec and the bare loop at each point of an axis, all in turns."""
-    ways = [f"{way} {point}" for point in points for way in ("encdec", "bare")]
-    commands = {way: points[int(way.split()[1])].command(way.split()[0]) for way in ways}
-    speeds = settings.speeds(commands, max(task.ramp for task in points.values()))
+    pairs = [(way, point) for point in points for way in ("encdec", "bare")]
+    entrants = {f"{way} {point}": points[point].entrant(way, settings.threads) for way, point in pairs}
+    speeds = settings.speeds(entrants)
     rows = []
     for point, task in points.items():
         images = [speed * task.batch for speed in speeds[f"encdec {point}"]]
@@ -123,10 +121,10 @@ def products(data: Task, settings: Settings) -> list[Json]:
 
 def processes(data: Task, settings: Settings) -> list[Json]:
     """Two gloo processes with batches of 64 beside one with batches of 128, on as many threads together."""
-    one = replace(data, batch=128).command("encdec")
-    two = [*one, "--data.batch_size=64", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    threads = {"1": settings.threads, "2": max(settings.threads // 2, 1)}
-    speeds = settings.speeds({"1": one, "2": two}, data.ramp, threads)
+    one = replace(data, batch=128).entrant("encdec", settings.threads)
+    on_two = ["--data.batch_size=64", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    two = replace(one, command=[*one.command, *on_two], threads=max(settings.threads // 2, 1))
+    speeds = settings.speeds({"1": one, "2": two})
     relative = {name: summary(ratios(values, speeds["1"])) for name, values in speeds.items()}
     return [
         {
@@ -143,8 +141,9 @@ def pictures(data: Task, settings: Settings) -> list[Json]:
     total = 300 if settings.quick else 2000
     with _written("pictures", total) as folder:
         task = Task(folder, "ImageFolder", total)
-        ways = {name: task.command(f"pictures_{name}") for name in ("encdec", "torchvision")}
-        speeds = settings.speeds(ways, task.ramp)
+        names = ("encdec", "torchvision")
+        longer = replace(settings, seconds=4 * settings.seconds)  # an epoch or more, because workers deliver in bursts
+        speeds = longer.speeds({name: task.entrant(f"pictures_{name}", settings.threads) for name in names})
     relative = summary(ratios(speeds["encdec"], speeds["torchvision"]))
     rows = [
         {"pictures": name, "images_per_second": summary([task.batch * speed for speed in values])}

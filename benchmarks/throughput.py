@@ -98,9 +98,9 @@ def measure(
     task: Task, ways: Sequence[str], rounds: int, seconds: float, threads: int, console: Console
 ) -> dict[str, list[float]]:
     """Steps per second of each way in each round."""
-    commands = {way: task.command(way) for way in ways}
-    with console.status("") as status, measuring(commands, threads, status.update) as workers:
-        return in_turns(workers, rounds, seconds, task.ramp)
+    entrants = {way: task.entrant(way, threads) for way in ways}
+    with console.status("") as status, measuring(entrants, status.update) as workers:
+        return in_turns(workers, rounds, seconds)
 
 
 def main(args: Sequence[str] | None = None) -> None:

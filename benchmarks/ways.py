@@ -300,7 +300,7 @@ def synthetic(folder: str, total: int, size: int) -> None:
 
 
 def pictures(folder: str, total: int) -> None:
-    """Write PNG files of 96×80 pixels, smooth as photographs are: `total` to train, in two classes, and a few to test."""
+    """Write PNG files of 96×80 pixels, smooth as photographs are, in two classes: `total` to train, a few to test."""
     for part, count in (("train", total), ("test", 4)):
         for label in ("a", "b"):
             Path(folder, part, label).mkdir(parents=True)
