@@ -172,9 +172,8 @@ class Gate:
 
 
 def _synchronize() -> None:
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # a worker without it has no device to wait for
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -245,13 +244,18 @@ class Worker:
         """Let it make `steps` steps after its ramp: how many these were, and the seconds that they took."""
         self._stream.write(f"[{self._entrant.ramp}, {steps}]\n")
         self._stream.flush()
-        os.killpg(self._process.pid, signal.SIGCONT)
+        os.killpg(self.pid, signal.SIGCONT)
         return self._answer()
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its group."""
+        return self._process.pid
 
     def close(self) -> None:
         """End it."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._stream.close()
 
@@ -260,7 +264,7 @@ class Worker:
         if not line:
             self._process.wait()
             raise RuntimeError(f"{shlex.join(self._entrant.command)} ended:\n{self._terminal.text()}")
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        os.killpg(self.pid, signal.SIGSTOP)
         steps, seconds = json.loads(line)
         return steps, seconds
 
