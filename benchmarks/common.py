@@ -234,6 +234,7 @@ class Worker:
         theirs.close()
         os.close(self._terminal.inside)
         self._stream = ours.makefile("rw")
+        ours.close()  # with the stream
         try:
             self._answer()
         except BaseException:
@@ -265,6 +266,7 @@ class Worker:
             self._process.wait()
             raise RuntimeError(f"{shlex.join(self._entrant.command)} ended:\n{self._terminal.text()}")
         os.killpg(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until it has stopped
         steps, seconds = json.loads(line)
         return steps, seconds
 
