@@ -33,7 +33,7 @@ def caption(contents: Json) -> str:
     about = contents["results"][0]
     return (
         f"images/s in training, MLPs, batch 128, {about['data']}, {about['precision']}; median of "
-        f"{contents['options']['rounds']} rounds in turns, whiskers from worst to best; "
+        f"{contents['options']['rounds']} rounds in turns, whiskers from worst to best;\n"
         f"{contents['options']['threads']} threads, {where}, torch {versions['torch']}"
     )
 
@@ -42,10 +42,13 @@ def main(source: Path, picture: Path) -> None:
     """Draw."""
     contents = json.loads(source.read_text())
     shown = panels(contents["results"])
-    heights = [len(result["ways"]) for result in shown]
-    figure = Figure(figsize=(9, 0.36 * sum(heights) + 0.5 * len(shown) + 0.5), layout="constrained")
-    all_axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)
-    for axes, result in zip(all_axes[:, 0], shown, strict=True):
+    columns = 1 if len(shown) == 1 else 2
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(6.5 * columns, 2.2 * rows + 0.5), layout="constrained")
+    every = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
+    for unused in every[len(shown) :]:
+        unused.axis("off")
+    for axes, result in zip(every, shown, strict=False):
         ways = dict(reversed(result["ways"].items()))  # the first is drawn on top
         speeds = [entry["images_per_second"] for entry in ways.values()]
         medians = [speed["median"] for speed in speeds]
@@ -62,7 +65,7 @@ def main(source: Path, picture: Path) -> None:
         axes.set_title(result["paradigm"], loc="left", fontsize=10)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.25)
+        axes.margins(x=0.3)
     figure.supxlabel(caption(contents), fontsize=7)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
