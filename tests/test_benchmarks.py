@@ -215,9 +215,7 @@ def test_costs_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "axis", ["images", "codes", "products", "processes", "pictures"]
-)  # size, batch: as images, codes
+@pytest.mark.parametrize("axis", ["images", "codes", "products", "processes", "pictures"])
 def test_scaling_runs(axis: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scaling.json"
     scaling.main(["--quick", "--threads", "2", "--axes", axis, "--out", str(out)])
