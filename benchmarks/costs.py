@@ -71,7 +71,8 @@ def start_up(rounds: int, threads: int, console: Console) -> Json:
         "import lightning.pytorch": ([sys.executable, "-c", "import lightning.pytorch"], 0),
         "first step": ([*encdec, "fit", *config, "--trainer.callbacks+=benchmarks.hooks.StopAtFirstStep"], 0),
     }
-    run(commands["first step"][0], threads)  # whatever comes first also reads files into memory
+    if rounds > 1:
+        run(commands["first step"][0], threads)  # whatever comes first also reads files into memory
     used = interleaved(commands, rounds, threads, console)
     seconds = {name: [usage.seconds for usage in usages] for name, usages in used.items()}
     return {

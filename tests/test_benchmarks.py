@@ -182,13 +182,13 @@ def read(path: Path, benchmark: str) -> Any:
 @pytest.mark.slow
 def test_throughput_runs_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "throughput.json"
-    ways = ["encdec", "bare", "lightning", "pythae", "script_0"]
+    ways = ["encdec", "bare", "lightning", "pythae", "script_4"]
     only = ["--paradigms", "VAE", "--networks", "mlp", "--batch", "128", "--ways", *ways]
     throughput.main(["--quick", "--threads", "1", *only, "--out", str(out)])
     contents = read(out, "throughput")
     (result,) = contents["results"]
     assert {*result["ways"], *result["not_installed"]} == set(ways)
-    assert result["ways"]["script_0"]["target"] == 4
+    assert result["ways"]["script_4"]["target"] == 25
     assert all(speed > 0 for entry in result["ways"].values() for speed in entry["images_per_second"]["rounds"])
     bare = result["ways"]["bare"]["images_per_second"]["rounds"]
     for entry in result["ways"].values():
@@ -220,7 +220,7 @@ def test_scaling_runs(axis: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = tmp_path / "scaling.json"
     scaling.main(["--quick", "--threads", "2", "--axes", axis, "--out", str(out)])
     rows = read(out, "scaling")["results"][axis]
-    assert len(rows) == 2
+    assert len(rows) == (1 if axis in ("images", "codes") else 2)
     assert all(axis in row for row in rows)
     assert check_summaries(rows) >= 3
     printed = capsys.readouterr().out
