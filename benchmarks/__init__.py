@@ -1,0 +1,1 @@
+"""How fast encdec is beside what its users would write otherwise; see docs/performance.md."""

@@ -1,0 +1,147 @@
+"""What encdec costs beside the steps of training: whole commands, start-up, memory, validation, checkpoints.
+
+python -m benchmarks.costs
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import (
+    ROOT,
+    Json,
+    Task,
+    Usage,
+    orders,
+    parser,
+    prepared,
+    ratios,
+    record,
+    run,
+    shown,
+    summary,
+)
+
+Command = tuple[list[str], int]
+"""A command and the exit code that it should end with."""
+
+
+def interleaved(commands: Mapping[str, Command], rounds: int, threads: int, console: Console) -> dict[str, list[Usage]]:
+    """Run each command once in every round."""
+    used: dict[str, list[Usage]] = {name: [] for name in commands}
+    with console.status("") as status:
+        for order in orders(list(commands), rounds):
+            for name in order:
+                status.update(name)
+                command, exit_code = commands[name]
+                used[name].append(run(command, threads, exit_code))
+    return used
+
+
+def whole_commands(task: Task, rounds: int, threads: int, console: Console) -> Json:
+    """Two epochs from the shell and back: wall time, and the peak of memory."""
+    ways = ("encdec", "bare", "lightning", "bare_beside_lightning")
+    used = interleaved({way: (task.command(way), 0) for way in ways}, rounds, threads, console)
+    seconds = {way: [usage.seconds for usage in usages] for way, usages in used.items()}
+    megabytes = {way: [usage.megabytes for usage in usages] for way, usages in used.items()}
+    more = [a - b for a, b in zip(megabytes["encdec"], megabytes["bare_beside_lightning"], strict=True)]
+    return {
+        **task.described(),
+        "seconds": {way: summary(values) for way, values in seconds.items()},
+        "seconds_relative_to_bare": {way: summary(ratios(values, seconds["bare"])) for way, values in seconds.items()},
+        "megabytes": {way: summary(values) for way, values in megabytes.items()},
+        "megabytes_of_encdec_above_bare_beside_lightning": summary(more),
+    }
+
+
+def start_up(rounds: int, threads: int, console: Console) -> Json:
+    """From the shell to an answer, and to the first optimizer step on digits, beside the import of Lightning alone."""
+    encdec = [sys.executable, "-m", "encdec"]
+    config = ["--config", str(ROOT / "configs" / "vae.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    commands: dict[str, Command] = {
+        "--version": ([*encdec, "--version"], 0),
+        "--help": ([*encdec, "--help"], 0),
+        "a wrong command": ([*encdec, "fti"], 2),
+        "import lightning.pytorch": ([sys.executable, "-c", "import lightning.pytorch"], 0),
+        "first step": ([*encdec, "fit", *config, "--trainer.callbacks+=benchmarks.hooks.StopAtFirstStep"], 0),
+    }
+    if rounds > 1:
+        run(commands["first step"][0], threads)  # whatever comes first also reads files into memory
+    used = interleaved(commands, rounds, threads, console)
+    seconds = {name: [usage.seconds for usage in usages] for name, usages in used.items()}
+    return {
+        "seconds": {name: summary(values) for name, values in seconds.items()},
+        "first_step_relative_to_import": summary(ratios(seconds["first step"], seconds["import lightning.pytorch"])),
+    }
+
+
+def within_a_run(task: Task, threads: int, console: Console) -> Json:
+    """Epoch by epoch, the first left out: images per second of validation and training, and seconds of a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder, console.status("validation and checkpoints"):
+        path = Path(folder, "times.json")
+        hook = ["--trainer.callbacks+=benchmarks.hooks.Stopwatch", f"--trainer.callbacks.path={path}"]
+        run([*task.encdec(), *hook], threads)
+        times = {name: values[1:] for name, values in json.loads(path.read_text()).items()}
+    relative = summary(ratios(times["validation_images_per_second"], times["training_images_per_second"]))
+    measured = {name: summary(values) for name, values in times.items() if values}
+    return {**task.described(), **measured, "validation_relative_to_training": relative}
+
+
+def table(title: str, rows: Sequence[tuple[str, Json, str]]) -> Table:
+    """What, how much, and what was promised."""
+    made = Table(title=title, title_justify="left")
+    made.add_column("")
+    made.add_column("median (min–max)", justify="right")
+    made.add_column("target", justify="right")
+    for name, entry, target in rows:
+        made.add_row(name, shown(entry), target)
+    return made
+
+
+def tables(results: Json) -> list[Table]:
+    """All that was measured."""
+    commands, start, within = results["whole_commands"], results["start_up"], results["within_a_run"]
+    about = f"{commands['paradigm']}, {commands['networks']}, batch {commands['batch']}, {commands['data']}"
+    relative = commands["seconds_relative_to_bare"]
+    rows = [(f"{way}, seconds", entry, "") for way, entry in commands["seconds"].items()]
+    rows += [(f"{way}, relative to bare", relative[way], "") for way in ("encdec", "lightning")]
+    rows += [(f"{way}, peak MB", entry, "") for way, entry in commands["megabytes"].items()]
+    more = commands["megabytes_of_encdec_above_bare_beside_lightning"]
+    rows.append(("encdec above bare_beside_lightning, MB", more, "≤ 150"))
+    answers = ("--version", "--help", "a wrong command")
+    first = start["first_step_relative_to_import"]
+    times = [(f"{name}, seconds", entry, "< 0.3" * (name in answers)) for name, entry in start["seconds"].items()]
+    inside = [(name.replace("_", " "), entry, "") for name, entry in within.items() if isinstance(entry, dict)]
+    inside[-1] = (*inside[-1][:2], "≥ 3")
+    return [
+        table(f"A fit of {commands['epochs']} epochs: {about}", rows),
+        table("Start-up", [*times, ("first step relative to the import", first, "≤ 1.5")]),
+        table(f"Within a run: {about}", inside),
+    ]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    arguments = parser("costs", "What encdec costs beside the steps of training.", rounds=5).parse_args(args)
+    if arguments.quick:
+        arguments.rounds = 1
+    console, rounds, threads = Console(), arguments.rounds, arguments.threads
+    with prepared(arguments.data, arguments.quick) as data:
+        results = {
+            "whole_commands": whole_commands(replace(data, epochs=2), rounds, threads, console),
+            "start_up": start_up(rounds, threads, console),
+            "within_a_run": within_a_run(replace(data, epochs=rounds + 1), threads, console),
+        }
+    for shown_as in tables(results):
+        console.print(shown_as)
+    record(arguments, "costs", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""How speed changes with the number of images, the batch, the image size, the codes of L_K, processes and folders.
+
+python -m benchmarks.scaling
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import (
+    Entrant,
+    Json,
+    Task,
+    from_ways,
+    in_turns,
+    measuring,
+    parser,
+    prepared,
+    ratios,
+    record,
+    shown,
+    summary,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long everything is measured, and on how many threads."""
+
+    rounds: int
+    seconds: float
+    threads: int
+    quick: bool
+    console: Console
+
+    def speeds(self, entrants: Mapping[str, Entrant]) -> dict[str, list[float]]:
+        """Steps per second of each entrant in each round."""
+        with self.console.status("") as status, measuring(entrants, status.update) as workers:
+            return in_turns(workers, self.rounds, self.seconds)
+
+
+def along(axis: str, points: Mapping[int, Task], settings: Settings) -> list[Json]:
+    """encdec and the bare loop at each point of an axis, all in turns."""
+    pairs = [(way, point) for point in points for way in ("encdec", "bare")]
+    entrants = {f"{way} {point}": points[point].entrant(way, settings.threads) for way, point in pairs}
+    speeds = settings.speeds(entrants)
+    rows = []
+    for point, task in points.items():
+        images = [speed * task.batch for speed in speeds[f"encdec {point}"]]
+        relative = ratios(speeds[f"encdec {point}"], speeds[f"bare {point}"])
+        epoch = summary([task.images / speed for speed in images])
+        rows.append({
+            axis: point,
+            "images_per_second": summary(images),
+            "milliseconds_per_step": summary([1000 / speed for speed in speeds[f"encdec {point}"]]),
+            "seconds_per_epoch": epoch,
+            "relative_to_bare": summary(relative),
+        })  # fmt: skip
+    return rows
+
+
+@contextmanager
+def _written(function: str, *argument: int) -> Iterator[str]:
+    """A temporary folder that a function of `ways` fills."""
+    with tempfile.TemporaryDirectory() as folder:
+        from_ways(function, [folder, *argument], threads=1)
+        yield folder
+
+
+def synthetic(axis: str, sizes: Mapping[int, tuple[int, int]], settings: Settings) -> list[Json]:
+    """An axis of synthetic data: point -> (number of images, height and width)."""
+    rows = []
+    for point, (total, size) in sizes.items():
+        with _written("synthetic", total, size) as folder:
+            rows += along(axis, {point: Task(folder, "FashionMNIST", total)}, settings)
+    return rows
+
+
+def images(data: Task, settings: Settings) -> list[Json]:
+    """The VAE on 1,500 to 96,000 synthetic images of 28×28."""
+    totals = (300,) if settings.quick else (1500, 6000, 24000, 96000)
+    return synthetic("images", {total: (total, 28) for total in totals}, settings)
+
+
+def size(data: Task, settings: Settings) -> list[Json]:
+    """The VAE on synthetic images of 14×14 to 112×112."""
+    sizes, total = ((14,), 300) if settings.quick else ((14, 28, 56, 112), 6000)
+    return synthetic("size", {pixels: (total, pixels) for pixels in sizes}, settings)
+
+
+def batch(data: Task, settings: Settings) -> list[Json]:
+    """The VAE with batches of 32 to 2048."""
+    sizes = (32,) if settings.quick else (32, 128, 512, 2048)
+    return along("batch", {size: replace(data, batch=size) for size in sizes}, settings)
+
+
+def codes(data: Task, settings: Settings) -> list[Json]:
+    """The encoderless VAE with K codes."""
+    counts = (8,) if settings.quick else (1, 8, 64, 512, 4096)
+    return along("codes", {k: replace(data, paradigm="EncoderlessVAE", codes=k) for k in counts}, settings)
+
+
+def products(data: Task, settings: Settings) -> list[Json]:
+    """L_K at K = 512 relative to its two matrix products and one decoding, without the optimizer."""
+    task = replace(data, codes=512)
+    argument = [asdict(task), settings.rounds, settings.seconds / 2]
+    taken: dict[str, list[float]] = json.loads(from_ways("products", argument, settings.threads))
+    loss = {"milliseconds": summary([1000 * value for value in taken["loss"]])}
+    parts = {"milliseconds": summary([1000 * value for value in taken["parts"]])}
+    relative = summary(ratios(taken["loss"], taken["parts"]))
+    return [
+        {"products": "L_K, K = 512, forward and backward", **loss, "relative_to_parts": relative, "target": "≤ 1.1"},
+        {"products": "two products and one decoding", **parts},
+    ]
+
+
+def processes(data: Task, settings: Settings) -> list[Json]:
+    """Two gloo processes with batches of 64 beside one with batches of 128, on as many threads together."""
+    one = replace(data, batch=128).entrant("encdec", settings.threads)
+    on_two = ["--data.batch_size=64", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    two = replace(one, command=[*one.command, *on_two], threads=max(settings.threads // 2, 1))
+    speeds = settings.speeds({"1": one, "2": two})
+    relative = {name: summary(ratios(values, speeds["1"])) for name, values in speeds.items()}
+    return [
+        {
+            "processes": int(name),
+            "images_per_second": summary([128 * speed for speed in values]),
+            "relative_to_one_process": relative[name],
+        }
+        for name, values in speeds.items()
+    ]
+
+
+def pictures(data: Task, settings: Settings) -> list[Json]:
+    """Batches of PNG files, read by 2 workers: encdec's ImageFolder beside torchvision's with a DataLoader."""
+    total = 300 if settings.quick else 2000
+    with _written("pictures", total) as folder:
+        task = Task(folder, "ImageFolder", total)
+        names = ("encdec", "torchvision")
+        longer = replace(settings, seconds=4 * settings.seconds)  # an epoch or more, because workers deliver in bursts
+        speeds = longer.speeds({name: task.entrant(f"pictures_{name}", settings.threads) for name in names})
+    relative = summary(ratios(speeds["encdec"], speeds["torchvision"]))
+    rows = [
+        {"pictures": name, "images_per_second": summary([task.batch * speed for speed in values])}
+        for name, values in speeds.items()
+    ]
+    return [{**rows[0], "relative_to_torchvision": relative, "target": "≥ 1"}, rows[1]]
+
+
+AXES = {axis.__name__: axis for axis in (images, batch, size, codes, products, processes, pictures)}
+
+
+def table(title: str, rows: Sequence[Json]) -> Table:
+    """One row for each point; the first column says which."""
+    made = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        made.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        cells = (row.get(column, "") for column in columns)
+        made.add_row(*(shown(cell) if isinstance(cell, dict) else str(cell) for cell in cells))
+    return made
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    options = parser("scaling", "How speed changes with the size of things.", rounds=5)
+    options.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
+    options.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
+    arguments = options.parse_args(args)
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 2, 0.05
+    console, results = Console(), {}
+    settings = Settings(arguments.rounds, arguments.seconds, arguments.threads, arguments.quick, console)
+    with prepared(arguments.data, arguments.quick) as data:
+        for axis in arguments.axes:
+            results[axis] = AXES[axis](data, settings)
+            console.print(table(str(AXES[axis].__doc__), results[axis]))
+            record(arguments, "scaling", results)
+
+
+if __name__ == "__main__":
+    main()
