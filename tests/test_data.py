@@ -1,8 +1,11 @@
 """Real formats read right, and every fault in a file named."""
 
+import gc
 import gzip
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from torchvision import datasets
 
 from encdec.data import CIFAR10, MNIST, DataModule, Digits, FashionMNIST, ImageFolder, InMemoryImages, fashion_mnist
 from encdec.data.base import Loader
+from encdec.data.image_folder import read_picture
 from encdec.types import UserError
 
 from .small_data import write_all, write_idx, write_mnist
@@ -156,6 +160,71 @@ def test_a_streamed_folder_does_not_depend_on_the_number_of_workers(
         epochs.append(torch.cat([batch.x for batch in data.train_dataloader()]))
     assert torch.equal(epochs[0], epochs[1])
     assert torch.equal(epochs[0], epochs[2])
+
+
+def streamed(folder: Path, **kwargs: Any) -> ImageFolder:
+    return ImageFolder(str(folder / "data" / "pictures"), size=8, max_memory_gb=0, batch_size=5, **kwargs)
+
+
+def test_the_processes_that_read_pictures_are_kept_and_end_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(tmp_path, monkeypatch)
+    others = set(multiprocessing.active_children())
+    data = streamed(tmp_path)
+    started = []
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.train_dataloader()):
+        batches = iter(loader)
+        for _ in range(len(loader)):
+            next(batches)  # and no further, as Lightning does, which knows the length
+        started.append(set(multiprocessing.active_children()) - others)
+    assert started[0] == started[1] == started[2]
+    assert len(started[0]) == 2
+    del data, loader, batches
+    gc.collect()
+    assert not started[0] & set(multiprocessing.active_children())
+
+
+def test_passes_over_a_streamed_folder_may_overlap_or_be_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(tmp_path, monkeypatch)
+    data = streamed(tmp_path)
+    images = data.splits["train"]
+    first, second = torch.arange(10).split(5), torch.arange(3, 9).split(3)
+    expected = streamed(tmp_path, num_workers=0).splits["train"]
+    for a, b, wanted_a, wanted_b in zip(
+        *map(images.stream, (first, second)), *map(expected.stream, (first, second)), strict=True
+    ):
+        assert torch.equal(a, wanted_a)
+        assert torch.equal(b, wanted_b)
+    abandoned = images.stream(torch.arange(10).split(1))
+    next(abandoned)
+    del abandoned
+    for a, wanted_a in zip(images.stream(first), expected.stream(first), strict=True):
+        assert torch.equal(a, wanted_a)
+    assert list(images.stream([])) == []
+
+
+def test_reading_pictures_draws_nothing_from_torchs_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(tmp_path, monkeypatch)
+    for workers in (0, 1):
+        state = torch.get_rng_state()
+        for _ in streamed(tmp_path, num_workers=workers).val_dataloader():
+            pass
+        assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    picture = np.zeros((20, 20), np.uint8)
+    picture[:10] = 255
+    exif = Image.Exif()
+    exif[0x112] = 6  # turned by a quarter to the left: what was its upper half is shown on the right
+    Image.fromarray(picture).save(tmp_path / "upright.png")
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    turned, upright = (read_picture(tmp_path / name, (1, 20, 20))[0] for name in ("turned.png", "upright.png"))
+    assert torch.equal(upright, torch.from_numpy(picture))
+    assert torch.equal(turned, torch.from_numpy(picture).rot90(-1))
 
 
 def test_a_picture_is_cropped_around_its_centre(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What `predict` writes."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning.pytorch as pl
 import torch
@@ -35,7 +36,13 @@ class WritePredictions(pl.Callback):
 
     def __init__(self, output_dir: str | None = None, num_rows: int = 8, num_steps: int = 9) -> None:
         self.output_dir, self.num_rows, self.num_steps = output_dir, num_rows, num_steps
-        self._parts: list[dict[str, Tensor]] = []
+        self._folder, self._rows = Path(), _Rows(Path())
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the folder."""
+        self._folder = Path(self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._rows = _Rows(self._folder / f".part{trainer.global_rank}")
 
     def on_predict_batch_end(
         self,
@@ -46,43 +53,34 @@ class WritePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the reconstructions."""
+        """Put the reconstructions on the disk: in memory they would take eight times the split's pixels."""
         if outputs["reconstruction"] is not None:
-            self._parts.append({name: _to_cpu(value) for name, value in outputs.items()})
+            self._rows.append(outputs)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no parts of files behind."""
+        self._rows.delete()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files."""
         assert isinstance(pl_module, Paradigm)
-        folder = Path(self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
-        folder.mkdir(parents=True, exist_ok=True)
-        reconstructions = self._gather(trainer, folder)
-        self._parts = []
-        if not trainer.is_global_zero:
-            return
-        written = self._write_samples(pl_module, folder)
-        if reconstructions is not None:
-            written += _write_reconstructions(reconstructions, folder)
-        written += self._write_interpolations(pl_module, folder, reconstructions)
-        print(f"{folder}: {', '.join(written)}", flush=True)
+        self._rows.close()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self._write(pl_module, trainer.world_size)
+            for part in self._folder.glob(".part*"):
+                part.unlink()
 
-    def _gather(self, trainer: pl.Trainer, folder: Path) -> dict[str, Tensor] | None:
-        """The reconstructions of all processes in the order of the split, on the first process."""
-        part = {name: torch.cat([p[name] for p in self._parts]) for name in self._parts[0]} if self._parts else None
-        if trainer.world_size > 1:
-            if not trainer.is_global_zero:
-                torch.save(part, folder / f".part{trainer.global_rank}.pt")
-            trainer.strategy.barrier()
-            if trainer.is_global_zero and part is not None:
-                files = [folder / f".part{rank}.pt" for rank in range(1, trainer.world_size)]
-                parts = [part, *(torch.load(file, weights_only=True) for file in files)]
-                part = {name: torch.cat([p[name] for p in parts]) for name in part}
-            if trainer.is_global_zero:
-                for file in folder.glob(".part*.pt"):
-                    file.unlink()
-        if part is None:
-            return None
-        order = part["index"].argsort()
-        return {name: value[order] for name, value in part.items()}
+    def _write(self, paradigm: Paradigm, processes: int) -> None:
+        reconstructions = None
+        if self._rows.formats:
+            parts = [self._rows.read(self._folder / f".part{rank}") for rank in range(processes)]
+            reconstructions = parts[0] if processes == 1 else _interleaved(parts, self._folder / ".whole")
+        written = self._write_samples(paradigm, self._folder)
+        if reconstructions is not None:
+            written += _write_reconstructions(reconstructions, self._folder)
+        written += self._write_interpolations(paradigm, self._folder, reconstructions)
+        print(f"{self._folder}: {', '.join(written)}", flush=True)
 
     def _write_samples(self, paradigm: Paradigm, folder: Path) -> list[str]:
         y, columns = sample_labels(paradigm.num_classes)
@@ -114,13 +112,71 @@ class WritePredictions(pl.Callback):
         return ["interpolations.png", "interpolations.pt"]
 
 
+class _Rows:
+    """Rows of named tensors, written to one file each as they come, so that memory holds no more than one batch.
+
+    Args:
+        stem: beginning of the files' paths.
+
+    Attributes:
+        formats: size of a row and type, by name; empty before the first rows.
+    """
+
+    def __init__(self, stem: Path) -> None:
+        self.formats: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        self._stem = stem
+        self._files: dict[str, BinaryIO] = {}
+
+    def append(self, rows: Mapping[str, Tensor]) -> None:
+        """Add rows, (B, …) each."""
+        for name, value in rows.items():
+            value = (value.float() if value.is_floating_point() else value).cpu().contiguous()
+            if name not in self._files:
+                self._files[name] = open(_path(self._stem, name), "wb")  # noqa: SIM115  # closed by close()
+                self.formats[name] = value.shape[1:], value.dtype
+            self._files[name].write(value.numpy().data)
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        for file in self._files.values():
+            file.close()
+
+    def read(self, stem: Path) -> dict[str, Tensor]:
+        """What lies in another process's files (or these), (n, …) each, mapped into memory as far as it is read."""
+        return {name: _mapped(_path(stem, name), -1, shape, dtype) for name, (shape, dtype) in self.formats.items()}
+
+    def delete(self) -> None:
+        """Delete these files."""
+        self.close()
+        for name in self._files:
+            _path(self._stem, name).unlink(missing_ok=True)
+
+
+def _path(stem: Path, name: str) -> Path:
+    return stem.with_name(f"{stem.name}.{name}")
+
+
+def _mapped(path: Path, rows: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A file as a tensor (rows, …); all rows that it has for -1, else it is made that long."""
+    size = path.stat().st_size // dtype.itemsize if rows == -1 else rows * shape.numel()
+    return torch.from_file(str(path), rows != -1, size, dtype=dtype).reshape(-1, *shape)
+
+
+def _interleaved(parts: list[dict[str, Tensor]], stem: Path) -> dict[str, Tensor]:
+    """The rows of all processes in the order of the split, of which each process had every `len(parts)`-th."""
+    whole = {}
+    for name, first in parts[0].items():
+        path = _path(stem, name)
+        whole[name] = _mapped(path, sum(len(part[name]) for part in parts), first.shape[1:], first.dtype)
+        for rank, part in enumerate(parts):
+            whole[name][rank :: len(parts)] = part[name]
+        path.unlink()  # the memory stays mapped
+    return whole
+
+
 @torch.no_grad()
 def _prior(paradigm: Paradigm, noise: Tensor) -> Tensor:
     return paradigm.prior(noise.to(paradigm.device)).float().cpu()
-
-
-def _to_cpu(tensor: Tensor) -> Tensor:
-    return tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu()
 
 
 def _write_reconstructions(reconstructions: dict[str, Tensor], folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The user's own pictures."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,11 +86,11 @@ class ImageFolder(DataModule):
             )
         labels = torch.tensor([label for label, pictures in enumerate(by_folder) for _ in pictures])
         shape: Shape = (1 if self.mode == "grey" else 3, self.size, self.size)
-        return _ImagesOnDisk(paths, labels, classes, shape, self.num_workers)
+        return _ImagesOnDisk(_Readers(paths, shape, self.num_workers), torch.arange(len(paths)), labels, classes)
 
     def _place(self, images: "_ImagesOnDisk") -> Images:
         channels, height, width = images.image_shape
-        if len(images.paths) * channels * height * width > self.max_memory_gb * 2**30:
+        if len(images.labels) * channels * height * width > self.max_memory_gb * 2**30:
             return images
         return images.read_all()
 
@@ -106,9 +107,12 @@ def read_picture(path: Path, image_shape: Shape) -> Tensor:
         UserError: the file can't be decoded.
     """
     channels, height, width = image_shape
+    mode = "L" if channels == 1 else "RGB"
     try:
         with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+            # in place, and no convert() to the same mode: both would copy the picture in its full size
+            ImageOps.exif_transpose(file, in_place=True)
+            picture = file if file.mode == mode else file.convert(mode)
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     except Exception as error:  # Pillow's decoders raise many kinds, SyntaxError and struct.error among them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -119,58 +123,103 @@ def read_picture(path: Path, image_shape: Shape) -> Tensor:
 @final
 @dataclass(frozen=True)
 class _ImagesOnDisk(Images):
-    """Pictures that are decoded when a batch asks for them. See `Images`."""
+    """Pictures that are decoded when a batch asks for them. See `Images`.
 
-    paths: list[Path]
+    Attributes:
+        readers: of the pictures; shared by the splits that were made of them.
+        rows: which of these the N images of this split are, int64, (N,).
+        labels: see `Images`.
+        classes: see `Images`.
+    """
+
+    readers: "_Readers"
+    rows: Tensor
     labels: Tensor
     classes: tuple[str, ...]
-    shape: Shape
-    num_workers: int
 
     @property
     def image_shape(self) -> Shape:
-        return self.shape
+        return self.readers.image_shape
 
     def subset(self, indices: Tensor) -> Self:
-        return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
+        return replace(self, rows=self.rows[indices], labels=self.labels[indices])
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        loader: DataLoader[Tensor | UserError] = DataLoader(
-            _Decoded(self.paths, self.image_shape),
-            batch_sampler=[batch.tolist() for batch in batches],
-            num_workers=self.num_workers,
-            collate_fn=_collate,
-        )
-        for pixels in loader:
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield pixels
+        return self.readers.stream([self.rows[batch].tolist() for batch in batches])
 
     def read_all(self) -> InMemoryImages:
-        pixels = torch.empty((len(self.paths), *self.image_shape), dtype=torch.uint8)
-        for row, path in enumerate(track(self.paths, "Reading pictures", transient=True)):
-            pixels[row] = read_picture(path, self.image_shape)
+        pixels = torch.empty((len(self.rows), *self.image_shape), dtype=torch.uint8)
+        for position, row in enumerate(track(self.rows.tolist(), "Reading pictures", transient=True)):
+            pixels[position] = read_picture(self.readers.paths[row], self.image_shape)
         return InMemoryImages(pixels, self.labels, self.classes)
 
 
+class _Readers:
+    """Processes that decode pictures, kept from one pass to the next, because starting them takes a while.
+
+    Args:
+        paths: the pictures.
+        image_shape: what they are made to fit.
+        num_workers: processes of one pass; 0 decodes in this one.
+    """
+
+    def __init__(self, paths: list[Path], image_shape: Shape, num_workers: int) -> None:
+        self.paths, self.image_shape, self._num_workers = paths, image_shape, num_workers
+        self._idle: list[DataLoader[Tensor | UserError]] = []
+        # not left to the garbage collector, which may take their queues first and then wait for them in vain
+        weakref.finalize(self, self._idle.clear)
+
+    def stream(self, batches: list[list[int]]) -> Iterator[Tensor]:
+        """The pixels of the pictures at some positions, uint8, (B, C, H, W) for each batch of them.
+
+        Raises:
+            UserError: a picture can't be decoded.
+        """
+        left = len(batches)
+        if left == 0:
+            return
+        loader = self._idle.pop() if self._idle else self._start()  # of its own for a pass within a pass
+        assert isinstance(loader.batch_sampler, list)
+        loader.batch_sampler[:] = batches
+        try:
+            for pixels in loader:
+                left -= 1
+                if left == 0:  # now, because who has taken the last batch may not ask for another
+                    self._idle.append(loader)
+                if isinstance(pixels, UserError):
+                    raise pixels
+                yield pixels
+                if left == 0:
+                    return
+        except (GeneratorExit, UserError):
+            if left > 0:  # cut short; what is on its way is dropped when the next pass begins
+                self._idle.append(loader)
+            raise
+
+    def _start(self) -> DataLoader[Tensor | UserError]:
+        return DataLoader(
+            _Pictures(self.paths, self.image_shape),
+            batch_sampler=[],
+            num_workers=self._num_workers,
+            persistent_workers=self._num_workers > 0,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # which nothing is drawn from; torch's own would be
+        )
+
+
 @dataclass
-class _Decoded(Dataset[Tensor | UserError]):
-    """Decoded pictures by position. An error is returned, because raising in a worker buries its sentence."""
+class _Pictures(Dataset[Tensor | UserError]):
+    """Batches of decoded pictures. An error is returned, because raising in a worker buries its sentence."""
 
     paths: list[Path]
     image_shape: Shape
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor | UserError:
+    def __getitems__(self, positions: list[int]) -> Tensor | UserError:
         try:
-            return read_picture(self.paths[index], self.image_shape)
+            return torch.stack([read_picture(self.paths[position], self.image_shape) for position in positions])
         except UserError as error:
             return error
 
 
-def _collate(pictures: list[Tensor | UserError]) -> Tensor | UserError:
-    tensors = [picture for picture in pictures if isinstance(picture, Tensor)]
-    errors = [picture for picture in pictures if isinstance(picture, UserError)]
-    return errors[0] if errors else torch.stack(tensors)
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -200,7 +200,8 @@ def _collect(
         part = torch.zeros(0, space.dim, device=frechet.device) if batch is None else space.features(batch.x)
         features = processes.merge(part, min(step, total - start)).double()
         frechet.update(features)
-        kept.append(features[: max(0, PAIRWISE - start)])
+        if start < PAIRWISE:
+            kept.append(features[: PAIRWISE - start].clone())  # not a view, which would keep all of the part
         advance(min(1.0, (start + step) / total))
     return torch.cat(kept)
 
