@@ -303,3 +303,36 @@ def test_evaluation_shards_are_the_split_without_padding() -> None:
     shards = [[batch.index for batch in Loader(images, 2, rank, 3)] for rank in range(3)]
     assert torch.cat([index for shard in shards for index in shard]).sort().values.tolist() == list(range(11))
     assert [len(Loader(images, 2, rank, 3)) for rank in range(3)] == [len(shard) for shard in shards]
+
+
+def test_a_loader_delivers_where_the_model_is() -> None:
+    """`meta` stands for a device that this machine may not have: it has shapes and types, and no numbers."""
+    pixels = torch.zeros(7, 1, 4, 4, dtype=torch.uint8)
+    images = InMemoryImages(pixels, torch.zeros(7, dtype=torch.int64))
+    batches = list(Loader(images, 4, 0, 1, device=torch.device("meta")))
+    assert [tuple(batch.x.shape) for batch in batches] == [(4, 1, 4, 4), (3, 1, 4, 4)]
+    assert all(tensor.device.type == "meta" for batch in batches for tensor in batch)
+    assert all(batch.x.dtype == torch.float32 for batch in batches)
+
+
+@pytest.mark.parametrize(("free", "stays"), [(4 * 5 * 16, False), (4 * 5 * 16 - 1, True)])
+def test_a_split_is_kept_on_a_gpu_if_it_takes_a_quarter_of_what_is_free(
+    free: int, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 of 9 images of 16 bytes; the copy itself goes to another device here, because there may be no GPU."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    moves: list[torch.device] = []
+
+    def to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moves.append(device)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    pixels = torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 1, 4, 4)
+    split = InMemoryImages(pixels, torch.zeros(9, dtype=torch.int64)).subset(torch.tensor([1, 3, 4, 6, 8]))
+    resident = split.resident(torch.device("cuda", 0))
+    assert (resident is split) == stays
+    assert moves == ([] if stays else [torch.device("cuda", 0)] * 2)
+    for images in (split, resident):
+        (batch,) = images.stream([torch.tensor([0, 4])])
+        assert batch[:, 0, 0, 0].tolist() == [1, 8]

@@ -1,5 +1,6 @@
 """What is particular to each paradigm."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -170,3 +171,42 @@ def test_fixed_codes_stay_and_fresh_codes_change(batch: Batch) -> None:
 def test_bad_settings_are_named(make: Any, named: str) -> None:
     with pytest.raises(UserError, match=named):
         make()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, True), ({"fused": False}, False), ({"foreach": True}, None), ({"differentiable": True}, None)],
+)
+def test_optimizers_are_fused_unless_their_settings_say_otherwise(
+    settings: dict[str, Any], expected: bool | None
+) -> None:
+    paradigm = AE(image_shape=(1, 4, 4), optimizer=functools.partial(torch.optim.Adam, **settings))
+    optimizer = paradigm.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert [group["fused"] for group in optimizer.param_groups] == [expected]
+
+
+def test_an_optimizer_without_a_fused_kernel_is_left_as_it_is() -> None:
+    optimizer = AE(image_shape=(1, 4, 4), optimizer=torch.optim.RMSprop).configure_optimizers()
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    assert "fused" not in optimizer.param_groups[0]
+
+
+def test_the_fit_of_an_autoencoders_codes_goes_on_where_it_was_loaded() -> None:
+    """Its count of steps is kept twice, as a buffer and as a number; a loaded buffer must win."""
+    whole, first = AE(image_shape=(1, 4, 4), latent_dim=3), AE(image_shape=(1, 4, 4), latent_dim=3)
+    codes = torch.randn(5, 20, 3) * torch.tensor([1.0, 2.0, 3.0])
+    for z in codes:
+        whole.codes.update(z)
+    for z in codes[:2]:
+        first.codes.update(z)
+    second = AE(image_shape=(1, 4, 4), latent_dim=3)
+    second.codes.update(torch.randn(20, 3))
+    second.codes.load_state_dict(first.codes.state_dict())
+    for z in codes[2:]:
+        second.codes.update(z)
+    for name, value in whole.codes.state_dict().items():
+        torch.testing.assert_close(second.codes.state_dict()[name], value, rtol=0, atol=0)
+    everything = codes.flatten(0, 1)
+    torch.testing.assert_close(whole.codes.mean, everything.mean(0))
+    torch.testing.assert_close(whole.codes.second_moment, everything.T @ everything / len(everything))

@@ -187,3 +187,21 @@ def test_images_per_second_counts_all_processes_and_leaves_validation_out(monkey
 def test_a_run_without_a_logger_or_a_bar_works(cli: RunCLI, project: Path) -> None:
     cli("fit", "--config", "configs/vae.yaml", "--trainer.logger=false", "--trainer.enable_progress_bar=false", *RUN)
     assert list(project.rglob("last.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+@pytest.mark.parametrize("config", ["ae", "decoder", "vae", "vae_noenc"])
+def test_compiled_networks_train_to_the_same_loss_and_save_the_same_names(
+    config: str, cli: RunCLI, project: Path
+) -> None:
+    short = (f"--config=configs/{config}.yaml", "--trainer.max_epochs=2", "--floors.enabled=false")
+    cli("fit", *short, "--name=eager")
+    cli("fit", *short, "--name=compiled", "--compile=default")
+    checkpoints = [
+        torch.load(f"lightning_logs/{name}/version_0/checkpoints/last.ckpt", weights_only=True)
+        for name in ("eager", "compiled")
+    ]
+    assert checkpoints[0]["state_dict"].keys() == checkpoints[1]["state_dict"].keys()
+    eager, compiled = (checkpoint["metrics"]["val/loss"] for checkpoint in checkpoints)
+    assert compiled == pytest.approx(eager, rel=1e-3)
