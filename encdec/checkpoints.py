@@ -21,9 +21,7 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is damaged, foreign, or holds more than weights and plain values.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
+    require_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -34,6 +32,16 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
         raise UserError(f"{path} is not a checkpoint of encdec: it does not say which paradigm it holds.")
     return checkpoint
+
+
+def require_file(path: str | PathLike[str]) -> None:
+    """Check that there is a checkpoint.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
 
 
 def paradigm_class(checkpoint: dict[str, Any], path: str | PathLike[str]) -> type[Paradigm]:

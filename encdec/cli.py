@@ -287,8 +287,9 @@ def _with_config_of_checkpoint(args: list[str]) -> list[str]:
     if _flag_values(args, "--config", "-c", "--model"):
         return args
     for value in _flag_values(args, "--ckpt_path"):
+        checkpoints.require_file(value)
         config = Path(value).parent.parent / "config.yaml"
-        if Path(value).is_file() and config.is_file():
+        if config.is_file():
             return [args[0], "--config", str(config), *args[1:]]
     return args
 

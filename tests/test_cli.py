@@ -138,6 +138,7 @@ BAD_CALLS = {
     "random seed": ([*VAE, "--seed_everything=true"], "give a number"),
     "test without a checkpoint": (["test", "--config", "configs/vae.yaml"], "give --ckpt_path FILE"),
     "missing checkpoint": (["test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt"], "no checkpoint 'no.ckpt'"),
+    "missing checkpoint alone": (["test", "--ckpt_path=no.ckpt"], "no checkpoint 'no.ckpt'"),
 }
 
 
