@@ -138,7 +138,7 @@ def processes(data: Task, settings: Settings) -> list[Json]:
 
 def pictures(data: Task, settings: Settings) -> list[Json]:
     """Batches of PNG files, read by 2 workers: encdec's ImageFolder beside torchvision's with a DataLoader."""
-    total = 300 if settings.quick else 2000
+    total = 1000 if settings.quick else 2000
     with _written("pictures", total) as folder:
         task = Task(folder, "ImageFolder", total)
         names = ("encdec", "torchvision")
