@@ -5,6 +5,8 @@ unsafe in mixed precision. Everything below is computed in float32 (or float64),
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +59,7 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    with torch.autocast(x.device.type, enabled=False):
-        return F.softplus(logits).sum(1) - x @ logits.T
+    return _all_pairs(logits, x, _sum_of_softplus, lambda rows, weights: rows.sigmoid().mul_(weights))
 
 
 def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
@@ -67,8 +68,9 @@ def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
     One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
-    with torch.autocast(x.device.type, enabled=False):
-        return x.square().sum(1, keepdim=True) - 2 * x @ mean.T + mean.square().sum(1)
+    return x.square().sum(1, keepdim=True) + 2 * _all_pairs(
+        mean, x, lambda rows: rows.square().sum(1) / 2, lambda rows, weights: rows * weights
+    )
 
 
 def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -79,4 +81,74 @@ def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 def prior_nll(nll: Tensor) -> Tensor:
     """L_K = −log (1/K) Σ_k p(x|z_k) from −log p(x|z_k) of codes drawn from the prior: (B, K) -> (B,), nats."""
-    return math.log(nll.shape[1]) - torch.logsumexp(-full_precision(nll), dim=1)
+    result: Tensor = _PriorNLL.apply(full_precision(nll))
+    return result
+
+
+class _PriorNLL(torch.autograd.Function):
+    """See `prior_nll`. Its gradient are the codes' posterior weights, of which the value follows at no cost."""
+
+    @staticmethod
+    def forward(ctx: Any, nll: Tensor) -> Tensor:
+        weights = (-nll).softmax(1)
+        ctx.save_for_backward(weights)
+        # by the most likely code: its weight is exp(−nll − logsumexp(−nll)), not below 1/K
+        return math.log(nll.shape[1]) + nll.amin(1) + weights.amax(1).log()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        weights: Tensor = ctx.saved_tensors[0]
+        return weights * grads[0].unsqueeze(1)
+
+
+def _all_pairs(
+    eta: Tensor,
+    x: Tensor,
+    potential: Callable[[Tensor], Tensor],
+    weighted_slope: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A(η_k) − x_bᵀη_k of all pairs: (K, D), (B, D) -> (B, K).
+
+    Args:
+        eta: η.
+        x: x.
+        potential: A, (K, D) -> (K,).
+        weighted_slope: gradient of A times a weight of each row, (K, D), (K, 1) -> (K, D), in a tensor of its own.
+    """
+    result: Tensor = _AllPairs.apply(eta, x, potential, weighted_slope)
+    return result
+
+
+class _AllPairs(torch.autograd.Function):
+    """See `_all_pairs`. Autograd would make the gradient's terms one by one, each in a matrix of the size of η."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        eta: Tensor,
+        x: Tensor,
+        potential: Callable[[Tensor], Tensor],
+        weighted_slope: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        ctx.save_for_backward(eta, x)
+        ctx.weighted_slope = weighted_slope
+        with torch.autocast(eta.device.type, enabled=False):
+            return torch.addmm(potential(eta), x, eta.T, alpha=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (eta, x), grad = ctx.saved_tensors, grads[0]
+        of_eta = of_x = None
+        with torch.autocast(eta.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:  # Σ_b g_bk (A'(η_k) − x_b)
+                of_eta = ctx.weighted_slope(eta, grad.sum(0).unsqueeze(1)).addmm_(grad.T, x, alpha=-1)
+            if ctx.needs_input_grad[1]:
+                of_x = -grad @ eta
+        return of_eta, of_x, None, None
+
+
+def _sum_of_softplus(logits: Tensor) -> Tensor:
+    """Σ_d max(l_d, 0) + log(1 + exp(−|l_d|)) for each row, (K, D) -> (K,), in one temporary."""
+    size = logits.abs()
+    positive = (size.sum(1) + logits.sum(1)) / 2
+    return positive + size.neg_().exp_().add_(1).log_().sum(1)

@@ -62,6 +62,23 @@ def test_nll_matrix_is_the_nll_of_all_pairs(observation: Observation) -> None:
     torch.testing.assert_close(observation.nll_matrix(logits, x), torch.tensor(pairs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("observation", [BernoulliObservation(), Gaussian(0.3)])
+def test_gradients_of_all_pairs_and_of_their_average_are_right(observation: Observation) -> None:
+    logits = (3 * torch.randn(K, *SHAPE, dtype=torch.float64)).requires_grad_()
+    x = torch.rand(B, *SHAPE, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(observation.nll_matrix, (logits, x))
+    assert torch.autograd.gradcheck(lambda logits: losses.prior_nll(observation.nll_matrix(logits, x.detach())), logits)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_nll_matrix_is_as_exact_as_float32_allows(scale: float) -> None:
+    logits, x = scale * torch.randn(K, 1, 28, 28), torch.rand(B, 1, 28, 28)
+    exact = BernoulliObservation().nll_matrix(logits.double(), x.double())
+    torch.testing.assert_close(
+        BernoulliObservation().nll_matrix(logits, x).double(), exact, rtol=1e-6, atol=scale * 1e-4
+    )
+
+
 def test_prior_nll_is_minus_the_log_of_the_average_likelihood() -> None:
     nll = 3 * torch.rand(B, K, dtype=torch.float64)
     torch.testing.assert_close(losses.prior_nll(nll), -(-nll).exp().mean(1).log())
