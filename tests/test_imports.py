@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = {
     "types": 0,
+    "files": 0,
     "noise": 0,
     "commands": 0,
     "compare": 1,

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 
 from encdec.data import Images
 from encdec.evaluation.base import Advance, Processes, batches, block_size
+from encdec.files import written_whole
 from encdec.floors import principal_components
 from encdec.types import Shape, UserError
 
@@ -250,9 +250,8 @@ def _accuracy(network: _Classifier, test: Images, device: torch.device) -> float
 
 def _save(network: _Classifier, accuracy: float, path: Path) -> None:
     weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"weights": weights, "accuracy": accuracy}, temporary)
-    os.replace(temporary, path)  # so that a kill leaves no half of a file
+    with written_whole(path) as file:
+        torch.save({"weights": weights, "accuracy": accuracy}, file)
 
 
 def _load(network: _Classifier, path: Path) -> float | None:

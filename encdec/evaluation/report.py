@@ -4,9 +4,7 @@ import csv
 import hashlib
 import io
 import json
-import os
 import platform
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from encdec import __version__
 from encdec.compare import ENDING
 from encdec.evaluation.base import Figures
+from encdec.files import written_whole
 
 FORMAT = 1
 """Of the JSON; a change that readers would notice raises it."""
@@ -80,18 +79,8 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> tuple[Path, Path]:
     writer.writeheader()
     writer.writerow(row)
     as_json, as_csv = folder / f"{stem}{ENDING}", folder / f"{stem}{ENDING.replace('json', 'csv')}"
-    _write_atomically(as_json, json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    _write_atomically(as_csv, lines.getvalue())
+    content = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    for path, text in ((as_json, content), (as_csv, lines.getvalue())):
+        with written_whole(path) as file:
+            file.write(text.encode())
     return as_json, as_csv
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
