@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from encdec.types import UserError
+
 
 @contextmanager
 def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
@@ -18,23 +20,29 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
         check: looks at the file that was written before it takes its place, and raises if it is not good.
 
     Raises:
-        OSError: it can't be written, for example because the disk is full.
+        UserError: it can't be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # the same name each time, so that what a kill leaves behind does not pile up; beside its place, because a move
     # between file systems is a copy
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if check is not None:
+                check(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}); what was there before is still there. "
+            "Make room, or choose a folder that can be written."
+        ) from error
     _fsync(path.parent)
 
 

@@ -242,14 +242,15 @@ def test_an_unwritable_folder_loses_no_figures(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("encdec.evaluation.report.os.replace", full)
+    monkeypatch.setattr("encdec.files.os.replace", full)
     with pytest.raises(SystemExit) as stop:
         cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt", *SMALL,
             "--evaluation.parts=[reconstruction]")  # fmt: skip
     out, err = capsys.readouterr()
     assert stop.value.code == 1
     assert "mse_optimised" in out
-    assert err == "encdec: error: [Errno 28] No space left on device\n"
+    assert "last.evaluation.json can't be written (No space left on device)" in err
+    assert len(err.splitlines()) == 1
     assert not list(project.rglob("*evaluation*"))
 
 

@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = {
     "types": 0,
-    "files": 0,
     "noise": 0,
     "commands": 0,
     "compare": 1,
+    "files": 1,
     "losses": 1,
     "networks": 1,
     "quiet": 1,
