@@ -3,14 +3,17 @@
 import inspect
 import pickle
 import warnings
+import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from encdec import plugins
+from encdec.files import written_whole
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
@@ -107,3 +110,30 @@ def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathL
                 f"{path} does not fit the model that the config describes: {name} is {held.get(name, 'missing')} in "
                 f"the checkpoint and {wanted.get(name, 'missing')} in the model; give the config it was made with."
             )
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints that are there whole or not at all, and reads no code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint; what was there before is replaced when the new one was found to be good.
+
+        Raises:
+            UserError: it can't be written, for example because the disk is full.
+        """
+        with written_whole(Path(path), _verify) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: str | PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `read_checkpoint`."""
+        return read_checkpoint(path)
+
+
+def _verify(path: Path) -> None:
+    with zipfile.ZipFile(path) as file:
+        if file.testzip() is not None:
+            raise OSError("what was written can't be read back")

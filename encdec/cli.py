@@ -9,19 +9,20 @@ from typing import Any, Literal, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from encdec import checkpoints, errors, loops, plugins, quiet
+from encdec import checkpoints, errors, loops, plugins, quiet, runs, signals
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
     Evaluate,
     Header,
     ImageGrids,
+    KeepRun,
     LogFloors,
     Progress,
     Throughput,
@@ -37,9 +38,6 @@ from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
-RUNS = "lightning_logs"
-"""The folder of all runs."""
-
 
 class Parser(LightningArgumentParser):
     """Says what is wrong in one sentence, instead of fifty lines of usage."""
@@ -54,12 +52,17 @@ class Parser(LightningArgumentParser):
         fail(str(cause) if cause else errors.sentence(message, keys), 2)
 
 
-class _SaveConfig(SaveConfigCallback):
-    """Saves the config of a training; `test` and the like run in the same folder and leave it as it is."""
+class _RunLogger(TensorBoardLogger):
+    """TensorBoard's files in a run's folder."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+    def __init__(self, folder: runs.RunFolder) -> None:
+        super().__init__(folder.parent.parent, folder.parent.name, default_hp_metric=False)
+        self._folder = folder
+
+    @property
+    def version(self) -> str:
+        """The folder's name; a new one is made when this is first asked for."""
+        return self._folder.path.name
 
 
 class CLI(LightningCLI):
@@ -76,7 +79,18 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the configurable callbacks, and the links between data, seed and model."""
-        parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {RUNS}.")
+        parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {runs.RUNS}.")
+        if self._command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=bool | str,
+                nargs="?",
+                const=True,
+                default=False,
+                metavar="RUN",
+                help="Go on with a run from its newest checkpoint: with the one in the folder RUN, or else with the "
+                "newest of this name, model, data and seed, if there is one.",
+            )
         parser.add_argument(
             "--compile",
             type=Literal["default", "reduce-overhead", "max-autotune"] | None,
@@ -103,25 +117,82 @@ class CLI(LightningCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a call that can't mean anything, before any work is done."""
-        command, path = self.config.subcommand, self._checkpoint
-        if path is None:
-            if command != "fit":
-                raise UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
+        """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
+        config = self.config[self.config.subcommand]
+        self._checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
+        self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
+        for key in ("resume", "ckpt_path"):
+            self._settings.pop(key, None)  # they are of a call, not of a run
+        name = config.name or config.model.class_path.rpartition(".")[2].lower()
+        self._folder = runs.RunFolder(Path(config.trainer.default_root_dir or ".", runs.RUNS, name))
+        if self._command == "fit":
+            self._find_run(config)
+        elif self._checkpoint is None:
+            raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
+        elif self._checkpoint.parent.name == runs.CHECKPOINTS:  # what it writes belongs to that run
+            run = self._checkpoint.resolve().parent.parent
+            self._folder = runs.RunFolder(run.parent, run)
+        if self._checkpoint is None:
             return
-        self._contents = checkpoints.read_checkpoint(path)
-        held = checkpoints.paradigm_class(self._contents, path).__name__
-        wanted = self.config[command].model.class_path.rpartition(".")[2]
+        self._contents = checkpoints.read_checkpoint(self._checkpoint)
+        held = checkpoints.paradigm_class(self._contents, self._checkpoint).__name__
+        wanted = config.model.class_path.rpartition(".")[2]
         if held != wanted:
             raise UserError(
-                f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
+                f"{self._checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was made "
+                "with."
             )
+
+    def _find_run(self, config: Any) -> None:
+        """The folder to write into, and the checkpoint to go on from."""
+        if config.resume is False:
+            return
+        if self._checkpoint is not None:
+            raise UserError(
+                "--resume goes on with a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
+                "give one of them.",
+                2,
+            )
+        if config.resume is True:
+            run = runs.find(self._folder.parent, self._settings)
+            if run is None:
+                if self._folder.parent.is_dir():
+                    say(f"No run in {runs.short(self._folder.parent)} has this model, data and seed: a new one begins.")
+                return
+        else:
+            run = Path(config.resume)
+            saved = runs.saved_config(run)
+            if saved is None:
+                raise UserError(
+                    f"{config.resume!r} is not the folder of a run, which holds a {runs.CONFIG}: give one such as "
+                    f"{runs.RUNS}/vae/version_0.",
+                    2,
+                )
+            differing = runs.differences(saved, self._settings)
+            if differing:
+                raise UserError(
+                    f"--resume can't go on with {config.resume}: {differing[0]}. Leave that out, or begin a new run.", 2
+                )
+        self._folder = runs.RunFolder(run.parent, run)
+        found = runs.newest_checkpoint(Path(config.checkpoint.dirpath or run / runs.CHECKPOINTS))
+        if found is not None:
+            self._checkpoint = found[0]
+
+    def _announce(self) -> None:
+        """Say with what run it goes on, and what changes in it."""
+        run = self._folder.existing
+        assert run is not None
+        step = self._contents["global_step"] if self._checkpoint else 0
+        say(f"goes on with {runs.short(run)} from step {step}" + ("." if step else ": it has no checkpoint yet."))
+        saved = runs.saved_config(run) or {}
+        changed = runs.differences(saved, self._settings, tuple(dict.fromkeys([*saved, *self._settings])))
+        if changed:
+            say(f"changed: {'; '.join(changed)}.")
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
         if self._checkpoint is not None:
             checkpoints.check_fits(self.model, self._contents, self._checkpoint)
-            del self._contents  # training needs the memory
         mode = self.config[self.config.subcommand].compile
         if mode is not None:
             for network in self.model.children():
@@ -132,13 +203,17 @@ class CLI(LightningCLI):
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
-            kwargs["logger"] = self._make_logger(config.default_root_dir)
-        callbacks = [Header(), Throughput()]
+            kwargs["logger"] = _RunLogger(self._folder)
+        callbacks: list[pl.Callback] = [Header(), Throughput()]
+        if self._command == "fit":
+            as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
+            step = self._contents["global_step"] if self._checkpoint else 0
+            callbacks.insert(0, KeepRun(self._folder, self._checkpoint, step, as_yaml))
         if config.logger is not False:
-            callbacks += [Dashboard(), LearningRateMonitor("epoch")]
+            callbacks.append(Dashboard())
         if config.enable_progress_bar is not False:
             callbacks.append(Progress())
-        kwargs["callbacks"] = [*_as_list(config.callbacks), *callbacks]
+        kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:  # the trainer's words for a setting that it can't take
@@ -148,8 +223,17 @@ class CLI(LightningCLI):
         if config["enable_checkpointing"] is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
         trainer = super()._instantiate_trainer(config, callbacks)
-        loops.install(trainer)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
+        self._signals = signals.Signals(trainer, self._save)
+        trainer._signal_connector = self._signals
+        loops.install(trainer, self._signals.between_steps)
         return trainer
+
+    def _save(self) -> None:
+        checkpoints = self.trainer.checkpoint_callback
+        if isinstance(checkpoints, BestAndLast):
+            checkpoints.save_now(self.trainer)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command, and the arguments of the trainer's method that are not options, because we set them."""
@@ -160,7 +244,22 @@ class CLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
-        self._until_interrupted(self.trainer.fit, report_interrupt, kwargs)
+        if self._folder.existing is not None:
+            trainer = self.trainer
+            if self._checkpoint and runs.is_finished(self._contents, trainer.max_epochs, trainer.max_steps):
+                say(
+                    f"{runs.short(self._folder.existing)} is finished: it has made its {self._contents['global_step']} "
+                    "steps. A higher --trainer.max_epochs makes it longer; without --resume a new run begins."
+                )
+                return
+            self._announce()
+        elif self._checkpoint is None and SLURMEnvironment.detect():
+            stray = self.trainer._checkpoint_connector._hpc_resume_path
+            if stray is not None:  # Lightning would begin with it, whatever it holds
+                raise UserError(f"{stray} was left by another program that ran under Slurm: move it elsewhere.")
+        self._contents = {}  # training needs the memory
+        path = None if self._checkpoint is None else str(self._checkpoint)
+        self._until_interrupted(self.trainer.fit, report_interrupt, kwargs | {"ckpt_path": path})
         report_fit(self.trainer)
 
     def validate(self, **kwargs: Any) -> None:
@@ -184,25 +283,13 @@ class CLI(LightningCLI):
         self, run: Callable[..., Any], report: Callable[[pl.Trainer], None], kwargs: dict[str, Any]
     ) -> None:
         try:
-            run(weights_only=True, **kwargs)
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
+            with signals.ending_together(self.trainer):
+                run(weights_only=True, **kwargs)
+        except signals.Stopped as stop:
             report(self.trainer)
-            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
-
-    def _make_logger(self, root: str | None) -> TensorBoardLogger:
-        path = self._checkpoint
-        if path is not None and path.parent.name == "checkpoints":  # go on in the folder of that run
-            run = path.resolve().parent.parent
-            # relative, as it was when the run began, so that the checkpoint's paths are still those of the run
-            folder = os.path.relpath(run.parent.parent)
-            return TensorBoardLogger(folder, run.parent.name, run.name, default_hp_metric=False)
-        name = self.config[self.config.subcommand].name or type(self.model).__name__.lower()
-        return TensorBoardLogger(Path(root or ".", RUNS), name, default_hp_metric=False)
-
-    @property
-    def _checkpoint(self) -> Path | None:
-        path = self.config[self.config.subcommand].ckpt_path
-        return None if path is None else Path(path)
+            if stop.signal == signals.REQUEUE and self.trainer.is_global_zero:
+                signals.requeue()
+            raise
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -233,8 +320,7 @@ def main(args: Sequence[str] | None = None) -> None:
             datamodule_class=DataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # KeepRun saves it
             seed_everything_default=0,
             trainer_defaults={
                 "max_epochs": 10,
@@ -250,6 +336,8 @@ def main(args: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             args=_with_config_of_checkpoint(_check_configs(args)),
         )
+    except KeyboardInterrupt:  # before or after the training
+        raise SystemExit(130) from None
     except Exception as error:
         if os.environ.get("ENCDEC_DEBUG") == "1":
             raise
@@ -283,14 +371,16 @@ def _check_configs(args: list[str]) -> list[str]:
 
 
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:
-    """`--ckpt_path RUN/checkpoints/best.ckpt` alone means: with the config that this run saved."""
+    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` alone means: with the config that this run saved."""
     if _flag_values(args, "--config", "-c", "--model"):
         return args
+    folders = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
     for value in _flag_values(args, "--ckpt_path"):
         checkpoints.require_file(value)
-        config = Path(value).parent.parent / "config.yaml"
-        if config.is_file():
-            return [args[0], "--config", str(config), *args[1:]]
+        folders.append(Path(value).parent.parent)
+    for folder in folders:
+        if (folder / runs.CONFIG).is_file():
+            return [args[0], "--config", str(folder / runs.CONFIG), *args[1:]]
     return args
 
 

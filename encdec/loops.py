@@ -20,7 +20,6 @@ from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -32,10 +31,16 @@ _STEP = ("backward", "configure_gradient_clipping", "optimizer_step", "optimizer
 """What a module may override, which Lightning's own loop then calls."""
 
 
-def install(trainer: pl.Trainer) -> None:
-    """Give a trainer the loops of this module, before it runs."""
+def install(trainer: pl.Trainer, between_steps: Callable[[], None] | None = None) -> None:
+    """Give a trainer the loops of this module, before it runs.
+
+    Args:
+        trainer: the trainer.
+        between_steps: called between two steps of the optimizer, where nothing is half done; it may raise, to end.
+    """
     plain = trainer.fit_loop.epoch_loop
     loop = EpochLoop(trainer, min_steps=plain.min_steps, max_steps=plain.max_steps)
+    loop.between_steps = between_steps
     loop.val_loop = _like(plain.val_loop)
     trainer.fit_loop.epoch_loop = loop
     trainer.validate_loop, trainer.test_loop = _like(trainer.validate_loop), _like(trainer.test_loop)
@@ -106,6 +111,7 @@ class EpochLoop(_TrainingEpochLoop):
     """The loop over the training batches of an epoch."""
 
     _hooks: _Hooks | None = None
+    between_steps: Callable[[], None] | None = None
 
     @property
     def global_step(self) -> int:
@@ -132,13 +138,13 @@ class EpochLoop(_TrainingEpochLoop):
         Raises:
             StopIteration: the epoch is over, or a hook ends it.
         """
+        if self.between_steps is not None and not self._should_accumulate():
+            self.between_steps()
         hooks = self._hooks
         if hooks is None or self.restarting:
             super().advance(data_fetcher)
             return
         self.val_loop.restarting = False
-        if self.trainer.world_size > 1:
-            self._broadcast_sigterm_tensor()
         batch = _next(data_fetcher)
         batch_idx = self.batch_idx + 1
         self.batch_progress.is_last_batch = data_fetcher.done
@@ -167,6 +173,9 @@ class EpochLoop(_TrainingEpochLoop):
         self.batch_progress.increment_completed()
         if self._results:
             connector.update_train_step_metrics()
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        pass  # `between_steps` asks the other processes, and less often
 
     def _is_plain(self, data_fetcher: _DataFetcher) -> bool:
         trainer, module = self.trainer, self.trainer.lightning_module
@@ -268,8 +277,6 @@ class EvaluationLoop(_EvaluationLoop):
             if self._results:
                 connector.update_eval_step_metrics(self._seen_batches_per_dataloader[dataloader_idx])
             self._seen_batches_per_dataloader[dataloader_idx] += 1
-        if not self.batch_progress.is_last_batch and trainer.received_sigterm:
-            raise SIGTERMException
 
 
 def _end_batch(connector: Any, results: Any) -> None:

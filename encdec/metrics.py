@@ -55,14 +55,23 @@ class RunningMeans:
         assert self._sums is not None, "nothing to sum up: update() was not called"
         return sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
 
-    def state_dict(self, sum_over_processes: Callable[[Tensor], Tensor]) -> dict[str, list[str] | list[float]]:
-        """What has been summed up on all processes, in plain values."""
-        totals = self.totals(sum_over_processes).tolist() if self else []
-        return {"names": self._names, "totals": totals}
+    def state_dict(
+        self, rank: int, processes: int, sum_over_processes: Callable[[Tensor], Tensor]
+    ) -> dict[str, list[str] | list[list[float]]]:
+        """What each process has summed up, in plain values: a row each, so that all go on with the same bits."""
+        if not self:
+            return {"names": [], "totals": []}
+        own = self.totals(lambda tensor: tensor)
+        rows = own.new_zeros(processes, len(own))
+        rows[rank] = own
+        return {"names": self._names, "totals": sum_over_processes(rows).tolist()}
 
-    def load_state_dict(self, state: Mapping[str, list[Any]]) -> None:
-        """Go on from a state, on one process; the others start with nothing."""
+    def load_state_dict(self, state: Mapping[str, list[Any]], rank: int, processes: int) -> None:
+        """Go on from a state; if there were more or fewer processes then, the first one goes on for all."""
         self.reset()
-        if state["totals"]:
-            *sums, count = state["totals"]
+        rows = torch.tensor(state["totals"], dtype=torch.float64).reshape(-1, len(state["names"]) + 1)
+        if len(rows) != processes:
+            rows = rows.sum(0, keepdim=True)
+        if state["names"] and rank < len(rows):
+            *sums, count = rows[rank].tolist()
             self._names, self._sums, self._count = state["names"], torch.tensor(sums, dtype=torch.float64), int(count)

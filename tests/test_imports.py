@@ -26,10 +26,12 @@ LAYERS = {
     "errors": 6,
     "evaluation": 6,
     "loops": 7,
-    "callbacks": 7,
-    "cli": 8,
-    "testing": 8,
-    "__main__": 9,
+    "runs": 7,
+    "signals": 7,
+    "callbacks": 8,
+    "cli": 9,
+    "testing": 9,
+    "__main__": 10,
 }
 
 

@@ -6,6 +6,7 @@ from encdec.callbacks.evaluate import Evaluate
 from encdec.callbacks.floors import LogFloors
 from encdec.callbacks.images import ImageGrids
 from encdec.callbacks.predictions import WritePredictions
+from encdec.callbacks.run import KeepRun
 from encdec.callbacks.terminal import (
     Header,
     Progress,
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluate",
     "Header",
     "ImageGrids",
+    "KeepRun",
     "LogFloors",
     "Progress",
     "Throughput",

@@ -7,15 +7,19 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from encdec.callbacks.images import tensorboard_writers
+from encdec.types import UserError
+
 METRICS_KEY = "metrics"
 """Where a checkpoint holds the validation scalars of its model, by name."""
+_STATE = ("best_model_score", "current_score")
 
 
 class BestAndLast(ModelCheckpoint):
     """Keeps `best.ckpt`, by a validation scalar, and `last.ckpt`, after each validation and at the end.
 
     (Lightning's `save_last` writes `last.ckpt` only when a better one was found.) Each checkpoint holds the
-    validation scalars of its model under `metrics`.
+    validation scalars of its model under `metrics`; one that was saved between validations has none.
 
     Args:
         monitor: the scalar that decides which is best.
@@ -29,41 +33,86 @@ class BestAndLast(ModelCheckpoint):
         super().__init__(
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )
-        self._last_step_saved = -1
+        self._last_step_saved = self._validated_step = -1
+
+    def place(self, folder: Path, resumed: bool) -> None:
+        """Say where the run's own folder of checkpoints is, and whether the run goes on in it.
+
+        Raises:
+            UserError: the folder that the config names holds checkpoints of another run.
+        """
+        if self.dirpath is None:
+            self.dirpath = str(folder)
+        elif not resumed and any(Path(self.dirpath).glob("*.ckpt")):
+            raise UserError(
+                f"checkpoint.dirpath is {self.dirpath}, which holds the checkpoints of another run: name an empty "
+                "folder, or leave it out."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores, but no paths: a run's folder may be moved."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name in _STATE:
+            setattr(self, name, state_dict[name])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run has the checkpoint of the step at which it begins."""
+        """A resumed run has the checkpoint of the step at which it begins, and perhaps a best one."""
         self._last_step_saved = trainer.global_step if trainer.global_step > 0 else -1
+        assert self.dirpath is not None
+        best, last = (Path(self.dirpath, f"{name}.ckpt") for name in ("best", "last"))
+        has_best, has_last = trainer.strategy.broadcast([best.is_file(), last.is_file()])
+        self.last_model_path = str(last) if has_last else ""
+        if has_best and self.best_model_score is not None:
+            self.best_model_path = self.kth_best_model_path = str(best)
+            self.best_k_models, self.kth_value = {str(best): self.best_model_score}, self.best_model_score
+        else:  # a new run that starts from another one's weights has no best one yet
+            self.best_model_score = None
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Nothing: it saves after validations and at the end."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best and the last."""
-        super().on_validation_end(trainer, pl_module)
-        self._save_last(trainer)
+        self._validated_step = trainer.global_step
+        if self._saves(trainer):
+            _flush(trainer)
+            super().on_validation_end(trainer, pl_module)
+            self.save_now(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last, where there was no validation."""
-        self._save_last(trainer)
+        self.save_now(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last, where training ended between validations."""
-        self._save_last(trainer)
+        self.save_now(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the metrics."""
-        checkpoint[METRICS_KEY] = {
-            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        validated = trainer.callback_metrics if self._validated_step == trainer.global_step else {}
+        checkpoint[METRICS_KEY] = {name: value.item() for name, value in validated.items() if name.startswith("val/")}
 
-    def _save_last(self, trainer: pl.Trainer) -> None:
-        saves = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not saves or getattr(trainer, "fast_dev_run", False) or self._last_step_saved == trainer.global_step:
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Save `last.ckpt`, unless this step was saved already."""
+        if not self._saves(trainer) or self._last_step_saved == trainer.global_step:
             return
+        _flush(trainer)
         self._last_step_saved = trainer.global_step
         assert self.dirpath is not None
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
         trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops
+
+    def _saves(self, trainer: pl.Trainer) -> bool:
+        fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        return fits and not getattr(trainer, "fast_dev_run", False) and trainer.global_step > 0
+
+
+def _flush(trainer: pl.Trainer) -> None:
+    """Put on the disk what was logged: who goes on from the checkpoint does not log it again."""
+    for writer in tensorboard_writers(trainer):
+        writer.flush()

@@ -9,6 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 
 from encdec.callbacks.images import tensorboard_writers
+from encdec.callbacks.run import resumed_at
 
 _VARIANTS = ("", "_zeros")
 
@@ -57,13 +58,25 @@ class Dashboard(pl.Callback):
     def __init__(self) -> None:
         self._written = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the hyper-parameters are written."""
+        return {"written": self._written}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._written = state_dict["written"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the layout; in a resumed run, take back what was logged after its checkpoint."""
+        step = resumed_at(trainer)
+        if step is None:
+            self._written = False  # a new run, even if it starts from another one's checkpoint
         for writer in tensorboard_writers(trainer):
-            writer.add_custom_scalars(LAYOUT)
-            if trainer.global_step > 0:
+            if step is not None:
                 start = Event(session_log=SessionLog(status=SessionLog.START))
-                writer._get_file_writer().add_event(start, trainer.global_step + 1)
+                writer._get_file_writer().add_event(start, step + 1 if step else 0)
+            if not step:
+                writer.add_custom_scalars(LAYOUT)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the hyper-parameters, once it is known which metrics there are."""

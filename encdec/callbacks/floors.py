@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from encdec.callbacks.images import tensorboard_writers
+from encdec.callbacks.run import resumed_at
 from encdec.data import DataModule
 from encdec.floors import PCA, Floors, Moments, pictures, principal_components
 from encdec.paradigms import Paradigm
@@ -32,8 +33,8 @@ class LogFloors(pl.Callback):
         """Compute those of the training and validation split; draw the optima."""
         self._prepare(trainer, pl_module, "train", "val")
         data = getattr(trainer, "datamodule", None)
-        if self._train is None or not isinstance(data, DataModule):
-            return
+        if self._train is None or not isinstance(data, DataModule) or resumed_at(trainer):
+            return  # a resumed run has them
         columns = data.num_classes if data.num_classes <= 16 else 8
         for writer in tensorboard_writers(trainer):
             for name, images in pictures(self._train, data.image_shape).items():

@@ -1,6 +1,5 @@
 """What a run prints: a line at its start, a progress bar, and a table at its end."""
 
-import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +13,7 @@ from encdec.callbacks.checkpoints import METRICS_KEY, BestAndLast
 from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
+from encdec.runs import short
 
 UNITS = {
     "mse": "per pixel",
@@ -97,7 +97,7 @@ def report_fit(trainer: pl.Trainer) -> None:
     if not trainer.is_global_zero or not isinstance(checkpoints, BestAndLast) or not checkpoints.last_model_path:
         return
     paths = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
-    files = {name: _short(path) for name, path in paths.items() if path}
+    files = {name: short(path) for name, path in paths.items() if path}
     contents = {name: read_checkpoint(path) for name, path in files.items()}
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
@@ -110,7 +110,7 @@ def report_fit(trainer: pl.Trainer) -> None:
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
     if trainer.logger is not None and trainer.logger.save_dir is not None:
-        _print(f"curves and pictures: tensorboard --logdir {_short(trainer.logger.save_dir)}")
+        _print(f"curves and pictures: tensorboard --logdir {short(trainer.logger.save_dir)}")
     _print(f"scores on the test split: python -m encdec test --ckpt_path {files.get('best', files['last'])}")
     _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
 
@@ -121,10 +121,10 @@ def report_interrupt(trainer: pl.Trainer) -> None:
     if not trainer.is_global_zero:
         return
     if isinstance(checkpoints, BestAndLast) and checkpoints.last_model_path:
-        path = _short(checkpoints.last_model_path)
-        _print(f"Interrupted. Go on from the last validation: python -m encdec fit --ckpt_path {path}")
+        run = short(Path(checkpoints.last_model_path).parent.parent)
+        _print(f"Stopped; {short(checkpoints.last_model_path)} holds it. Go on: python -m encdec fit --resume {run}")
     else:
-        _print("Interrupted before the first validation: there is no checkpoint yet.")
+        _print("Stopped before there was a checkpoint.")
 
 
 def report_nothing_written(trainer: pl.Trainer) -> None:
@@ -195,12 +195,6 @@ def _number(value: float | None) -> str:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # not through rich, which would break long paths into lines
-
-
-def _short(path: str | Path) -> str:
-    """A path as short as it can be typed from here."""
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)
 
 
 def _devices(trainer: pl.Trainer) -> str:

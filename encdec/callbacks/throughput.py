@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from encdec.paradigms.base import log_interval
+from encdec.paradigms import Paradigm
 from encdec.types import Batch
 
 
@@ -13,11 +13,11 @@ class Throughput(pl.Callback):
     """Logs `images_per_second`: training images of all processes per second of wall time, validation not counted."""
 
     def __init__(self) -> None:
-        self._images, self._seconds, self._since, self._logged_step = 0, 0.0, 0.0, 0
+        self._images, self._seconds, self._since = 0, 0.0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
-        self._images, self._seconds, self._since, self._logged_step = 0, 0.0, perf_counter(), trainer.global_step
+        self._images, self._seconds, self._since = 0, 0.0, perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -30,13 +30,13 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count a batch; log every `log_every_n_steps` optimizer steps."""
+        """Count a batch; log at the steps of the training curve."""
         self._images += len(batch.x)
-        if trainer.global_step - self._logged_step >= log_interval(trainer):
+        if isinstance(pl_module, Paradigm) and pl_module.is_logging_due():
             now = perf_counter()
             seconds = self._seconds + now - self._since
             for logger in trainer.loggers:
                 logger.log_metrics(
                     {"images_per_second": self._images * trainer.world_size / seconds}, step=trainer.global_step
                 )
-            self._images, self._seconds, self._since, self._logged_step = 0, 0.0, now, trainer.global_step
+            self._images, self._seconds, self._since = 0, 0.0, now

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, final
@@ -78,6 +79,7 @@ class Paradigm(pl.LightningModule, ABC):
         self._generator: torch.Generator | None = None
         self._draws = 0
         self._logged_step = 0
+        self._rates: list[float] = []
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
         self._not_rebuildable: list[str] = []
         self.save_hyperparameters(logger=False)
@@ -202,11 +204,49 @@ class Paradigm(pl.LightningModule, ABC):
             torch.cuda.manual_seed(dropout_seed)
         terms = self._measure(batch)
         self._training_sums.update(terms)
-        return terms["loss"].mean()
+        loss = terms["loss"].mean()
+        # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at with the
+        # sums, and with the weights before they are saved
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            means = {name: term.mean() for name, term in terms.items()}
+            self._require_finite(means, "training", f"step {self.global_step + 1}")
+        # those of this step; a scheduler may change them before they are logged
+        self._rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        return loss
+
+    def on_train_start(self) -> None:
+        """Check that every checkpoint will be one to go on from.
+
+        Raises:
+            UserError: validations, which checkpoints follow, fall between the batches of one accumulated gradient.
+        """
+        trainer = self.trainer
+        accumulated, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+        by_time, every = trainer.val_check_batch is None, trainer.val_check_batch or 0
+        across_epochs = trainer.check_val_every_n_epoch is None and batches % accumulated != 0
+        if accumulated > 1 and (by_time or across_epochs or (every < batches and every % accumulated != 0)):
+            raise UserError(
+                f"trainer.val_check_interval makes validations fall between the {accumulated} batches whose gradients "
+                f"are accumulated, and a checkpoint there would lose them: validate after a multiple of {accumulated} "
+                "batches, or at the end of epochs.",
+                2,
+            )
+
+    def is_logging_due(self) -> bool:
+        """Whether a point of the training curve follows the present step: every `log_every_n_steps`, and at the end."""
+        trainer, step = self.trainer, self.global_step
+        if step - self._logged_step >= trainer.log_every_n_steps:  # type: ignore[attr-defined]  # not set in __init__
+            return True
+        loop = trainer.fit_loop
+        if loop.max_steps != -1 and step >= loop.max_steps:
+            return True
+        # now, and not in on_train_end: what the last checkpoint does not know, a resumed run would log again
+        last_epoch = loop.max_epochs is not None and trainer.current_epoch + 1 == loop.max_epochs
+        return last_epoch and loop.epoch_loop.batch_idx + 1 == trainer.num_training_batches
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the means over the images since the last time, every `log_every_n_steps` optimizer steps."""
-        if self.global_step - self._logged_step >= log_interval(self.trainer):
+        if self.is_logging_due():
             self._log_training()
 
     def on_train_end(self) -> None:
@@ -223,8 +263,26 @@ class Paradigm(pl.LightningModule, ABC):
         self._evaluation_sums.update(self._measure(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the exact means over the split."""
-        self._log_split("val")
+        """Log the exact means over the split; step ReduceLROnPlateau.
+
+        Lightning would step it after the checkpoint, and a resumed run would leave that step out.
+
+        Raises:
+            UserError: what it monitors is not measured.
+        """
+        values = self._log_split("val")
+        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                if config.monitor not in values:
+                    raise UserError(
+                        f"The learning rate's scheduler monitors {config.monitor!r}, but what a validation gives is "
+                        f"{', '.join(values)}: set model.lr_scheduler.monitor to one of them.",
+                        2,
+                    )
+                assert isinstance(config.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                config.scheduler.step(values[config.monitor].item())
 
     def on_test_epoch_start(self) -> None:
         """Start new sums."""
@@ -244,13 +302,23 @@ class Paradigm(pl.LightningModule, ABC):
         return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save where the training curve is; refuse to write what the model could not be rebuilt from."""
+        """Save where the training curve is; refuse to write what is useless.
+
+        Raises:
+            UserError: the model could not be rebuilt from it, or a weight is not finite.
+        """
         if self._not_rebuildable:
             raise UserError(
                 f"{type(self).__name__}: a checkpoint can't rebuild {', '.join(self._not_rebuildable)} from a lambda "
                 "or a function: give a class, or functools.partial of a class."
             )
-        sums = self._training_sums.state_dict(self._sum_over_processes)
+        for name, weights in self.state_dict().items():
+            if not torch.isfinite(weights).all():
+                raise UserError(
+                    f"{type(self).__name__}: {name} is not finite after step {self.global_step}, so the run is "
+                    "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
+                )
+        sums = self._training_sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
         checkpoint[_CURVE_KEY] = {"logged_step": self._logged_step, **sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -259,8 +327,7 @@ class Paradigm(pl.LightningModule, ABC):
         curve = checkpoint.get(_CURVE_KEY)
         if curve is not None and self._trainer is not None:
             self._logged_step = curve["logged_step"]
-            if self.trainer.is_global_zero:
-                self._training_sums.load_state_dict(curve)
+            self._training_sums.load_state_dict(curve, *self._rank_and_processes())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the scheduler if there is one.
@@ -277,7 +344,11 @@ class Paradigm(pl.LightningModule, ABC):
             raise UserError(f"{type(self).__name__}: the optimizer can't be made: {error}.", 2) from error
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val/loss")
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+            never = sys.maxsize  # on_validation_epoch_end steps it
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": monitor, "frequency": never},
+            }
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     # ------------------------------------------------------------------ inside
@@ -337,32 +408,36 @@ class Paradigm(pl.LightningModule, ABC):
         assert isinstance(total, Tensor)
         return total
 
-    def _require_finite(self, means: dict[str, Tensor], stage: str) -> None:
-        # where the numbers are read anyway, so that no step waits for the device; checkpoints follow validations,
-        # so what was saved is from before
-        for name, value in means.items():
-            if not math.isfinite(value.item()):
-                where = f"{type(self).__name__}: the {stage} {name} is {value.item()}"
-                if self.trainer.state.fn != TrainerFn.FITTING:
-                    raise UserError(f"{where}, so there is nothing to measure: take a checkpoint from before.")
-                raise UserError(
-                    f"{where} at step {self.global_step}, so the run is stopped; its checkpoints are from before. "
-                    "Try a lower learning rate or another precision."
-                )
+    def _require_finite(self, means: dict[str, Tensor], stage: str, where: str) -> None:
+        names = [name for name, value in means.items() if not math.isfinite(value.item())]
+        if not names:
+            return
+        name = next((name for name in names if name != "loss"), "loss")  # the term that made the loss what it is
+        found = f"{type(self).__name__}: the {stage} {name} is {means[name].item()}"
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
+        raise UserError(
+            f"{found} at {where}, so the run is stopped; its checkpoints are from before. "
+            "Try a lower learning rate or another precision."
+        )
 
     def _log_training(self) -> None:
         means = self._training_sums.compute(self._sum_over_processes)
+        self._require_finite(means, "training", f"one of the steps {self._logged_step + 1} to {self.global_step}")
         self._training_sums.reset()
         self._logged_step = self.global_step
-        self._require_finite(means, "training")
         self.training_means = {name: value.item() for name, value in means.items()}
         scalars = self.training_means | self._beside("train", self.training_means)
+        points = {f"train/{name}": value for name, value in scalars.items()}
+        optimizer = type(self.trainer.optimizers[0]).__name__
+        for group, rate in enumerate(self._rates, 1):
+            points[f"lr-{optimizer}" + (f"/pg{group}" if len(self._rates) > 1 else "")] = float(rate)
         for logger in self.trainer.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in scalars.items()}, step=self.global_step)
+            logger.log_metrics(points, step=self.global_step)
 
-    def _log_split(self, stage: str) -> None:
+    def _log_split(self, stage: str) -> dict[str, Tensor]:
         means = self._evaluation_sums.compute(self._sum_over_processes)
-        self._require_finite(means, "validation" if stage == "val" else stage)
+        self._require_finite(means, "validation" if stage == "val" else stage, f"step {self.global_step}")
         # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
         values = {f"{stage}/{name}": value.float() for name, value in means.items()}
         beside = self._beside(stage, {name: value.item() for name, value in means.items()})
@@ -370,14 +445,10 @@ class Paradigm(pl.LightningModule, ABC):
         if self.trainer.state.fn != TrainerFn.FITTING:  # without a step of its own, a checkpoint is measured at its
             values["step"] = means["loss"].new_tensor(self.loaded_step, dtype=torch.float32)
         self.log_dict(values, sync_dist=True)
+        return values
 
     def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
         return self.floors[stage].beside(means, self.told) if stage in self.floors else {}
-
-
-def log_interval(trainer: pl.Trainer) -> int:
-    """How many optimizer steps lie between two points of a training curve."""
-    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set outside Trainer.__init__
 
 
 def require_positive(owner: object, *names: str) -> None:

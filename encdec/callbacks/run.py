@@ -1,0 +1,78 @@
+"""The folder of the run that is trained."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from filelock import FileLock, Timeout
+
+from encdec.callbacks.checkpoints import BestAndLast
+from encdec.files import written_whole
+from encdec.runs import CHECKPOINTS, CONFIG, RunFolder, short
+from encdec.types import UserError
+
+
+class KeepRun(pl.Callback):
+    """Gives a training its folder, keeps others out of it, and saves the settings there.
+
+    Args:
+        folder: of the run.
+        checkpoint: from which it goes on, or starts; None from nothing.
+        step: of that checkpoint.
+        config: the settings, as YAML.
+
+    Attributes:
+        resumed_at: the step at which a run that was there goes on; None for a new run.
+    """
+
+    def __init__(self, folder: RunFolder, checkpoint: Path | None, step: int, config: str) -> None:
+        self._folder, self._checkpoint, self._config = folder, checkpoint, config
+        self.resumed_at = None if folder.existing is None else step
+        self._lock: FileLock | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the folder.
+
+        Raises:
+            UserError: another process trains in it, or the processes of this run see different files.
+        """
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):
+            return
+        found = [None if path is None else str(path) for path in (self._folder.existing, self._checkpoint)]
+        of_first = trainer.strategy.broadcast(found)
+        if of_first != found:
+            raise UserError(
+                f"Process {trainer.global_rank} would go on from {found[1] or 'the start'}, but the first one from "
+                f"{of_first[1] or 'the start'}: all processes of a run need the same files."
+            )
+        self._folder.path = Path(trainer.strategy.broadcast(str(self._folder.path)))
+        if trainer.is_global_zero:
+            self._take()
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, BestAndLast):
+                callback.place(self._folder.path / CHECKPOINTS, self._folder.existing is not None)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _take(self) -> None:
+        lock = FileLock(self._folder.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+            self._lock = lock
+        except Timeout:
+            raise UserError(
+                f"Another process is training in {short(self._folder.path)}: wait for its end, or leave --resume out "
+                "to begin a new run."
+            ) from None
+        except (OSError, NotImplementedError):  # a file system without locks
+            pass
+        with written_whole(self._folder.path / CONFIG) as file:
+            file.write(self._config.encode())
+
+
+def resumed_at(trainer: pl.Trainer) -> int | None:
+    """The step at which a run that was there goes on; None for a new run."""
+    found = (callback.resumed_at for callback in trainer.callbacks if isinstance(callback, KeepRun))  # type: ignore[attr-defined]
+    return next(found, None)

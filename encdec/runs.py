@@ -1,0 +1,164 @@
+"""The folders of runs, `lightning_logs/NAME/version_N`: which one a call writes into, and where it goes on."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from encdec.checkpoints import read_checkpoint
+from encdec.commands import say
+from encdec.types import UserError
+
+RUNS = "lightning_logs"
+"""The folder of all runs."""
+CONFIG = "config.yaml"
+"""What a run saves its settings as."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints, in its own."""
+_IDENTITY = ("model", "data", "seed_everything")
+"""The settings that tell one run from another; how long and on what it trains may change on the way."""
+_VERSION = re.compile(r"version_(\d+)")
+
+
+class RunFolder:
+    """The folder that a call writes into: of a run that it goes on with, or a new one.
+
+    Args:
+        parent: folder of all runs of one name.
+        existing: the run's folder; None for a new one, which is made when it is first asked for.
+    """
+
+    def __init__(self, parent: Path, existing: Path | None = None) -> None:
+        self.parent, self.existing = parent, existing
+        self._path = existing
+
+    @property
+    def path(self) -> Path:
+        """The folder; nobody else gets the same one.
+
+        Raises:
+            UserError: it can't be made.
+        """
+        if self._path is None:
+            number = max(_versions(self.parent), default=-1) + 1
+            if _rank() != 0:  # only a guess, until the first process has told
+                return self.parent / f"version_{number}"
+            self._path = _make(self.parent, number)
+        return self._path
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        self._path = path
+
+
+def find(parent: Path, config: Mapping[str, Any]) -> Path | None:
+    """The newest run below `parent` that has the model, the data and the seed of `config`; None if there is none."""
+    versions = _versions(parent)
+    for number in sorted(versions, reverse=True):
+        saved = saved_config(versions[number])
+        if saved is not None and not differences(saved, config):
+            return versions[number]
+    return None
+
+
+def saved_config(run: Path) -> dict[str, Any] | None:
+    """The settings that a run was made with; None if there are none or they can't be read."""
+    try:
+        saved = yaml.safe_load((run / CONFIG).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return saved if isinstance(saved, dict) else None
+
+
+def differences(saved: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...] = _IDENTITY) -> list[str]:
+    """Where a call's settings differ from those of a run: "model.init_args.beta is 4.0 instead of 1.0"."""
+    before, now = ({k: v for key in keys for k, v in _flat(key, of.get(key)).items()} for of in (saved, config))
+    return [
+        f"{key} is {now.get(key)!r} instead of {before.get(key)!r}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint in a folder that has made most steps, and its contents; damaged ones are named and left out.
+
+    Raises:
+        UserError: there are checkpoints, but none can be read.
+    """
+    readable, damaged = [], []
+    # of two that are equally far, the one that is meant for this
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
+        try:
+            contents = read_checkpoint(path)
+            readable.append((int(contents["global_step"]), path, contents))
+        except UserError as error:
+            damaged.append(str(error))
+    if not readable:
+        if damaged:
+            raise UserError(f"{damaged[0]} No other checkpoint in {folder} can be read either.")
+        return None
+    step, path, contents = max(readable, key=lambda found: found[0])
+    for problem in damaged:
+        say(f"{problem} Here {path.name}, from step {step}, takes its place.")
+    return path, contents
+
+
+def is_finished(contents: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> bool:
+    """Whether the training that a checkpoint is of has reached its end."""
+    loop = contents["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]["processed"]
+    # a checkpoint that follows the last validation of an epoch does not count that epoch yet
+    if loop["epoch_loop.batch_progress"]["is_last_batch"]:
+        epochs = max(epochs, contents["epoch"] + 1)
+    enough_steps = max_steps != -1 and contents["global_step"] >= max_steps
+    return enough_steps or (max_epochs is not None and -1 != max_epochs <= epochs)
+
+
+def short(path: str | os.PathLike[str]) -> str:
+    """A path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
+
+
+def _rank() -> int:
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank
+
+
+def _versions(parent: Path) -> dict[int, Path]:
+    """The runs below a folder, by number."""
+    if not parent.is_dir():
+        return {}
+    matches = ((_VERSION.fullmatch(path.name), path) for path in parent.iterdir() if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _make(parent: Path, number: int) -> Path:
+    while True:
+        path = parent / f"version_{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not parent.is_dir():
+                raise UserError(
+                    f"{parent} must be a folder of runs, but it is a file: choose another --name."
+                ) from None
+            number += 1  # another job was faster
+        except OSError as error:
+            raise UserError(
+                f"The run's folder {path} can't be made ({error.strerror}): choose another place by "
+                "--trainer.default_root_dir."
+            ) from error
+        else:
+            return path
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}", inner).items()}

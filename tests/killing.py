@@ -1,0 +1,145 @@
+"""Runs that end at a chosen moment, each in a process of its own, and what they leave.
+
+Processes are forked from one that has imported encdec and done nothing else, so that they start at once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .conftest import ENVIRONMENT, events
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["encdec.cli", "tests.killing"])
+
+MOMENTS: dict[str, tuple[str, str]] = {
+    "a step": ("encdec.paradigms.base.Paradigm", "training_step"),
+    "a validation": ("encdec.paradigms.base.Paradigm", "validation_step"),
+    "the end of a validation": ("encdec.callbacks.checkpoints.BestAndLast", "on_validation_end"),
+    "a checkpoint's writing": ("encdec.checkpoints", "torch.save"),
+    "a checkpoint's replacement": ("encdec.files", "os.replace"),
+    "after a checkpoint's replacement": ("encdec.files", "_fsync"),
+    "the report": ("encdec.cli", "report_fit"),
+}
+"""What a process can be killed in: where the function is, and its name. It is killed when the function is called."""
+
+
+def run(
+    folder: Path, *args: str, moment: str | None = None, call: int = 1, number: int = signal.SIGKILL
+) -> tuple[int, str]:
+    """Run the command line in `folder`, and send it a signal at a moment.
+
+    Args:
+        folder: the working directory.
+        args: of the command line.
+        moment: one of `MOMENTS`; None for never.
+        call: at which call of the moment's function.
+        number: the signal.
+
+    Returns:
+        The exit code (negative for a signal) and what it printed.
+    """
+    output = folder / "output.txt"
+    command = [*args, "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    child = _FORKS.Process(target=_child, args=(folder, command, output, moment, call, number))
+    child.start()
+    child.join(120)
+    if child.is_alive():
+        child.kill()
+        raise TimeoutError(output.read_text())
+    assert child.exitcode is not None
+    return child.exitcode, output.read_text()
+
+
+def _child(folder: Path, args: list[str], output: Path, moment: str | None, call: int, number: int) -> None:
+    from encdec.cli import main
+
+    os.chdir(folder)
+    os.environ.update(ENVIRONMENT)
+    torch.set_num_threads(1)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if moment is not None:
+        _arm(moment, call, number)
+    main(args)
+
+
+def _arm(moment: str, call: int, number: int) -> None:
+    path, name = MOMENTS[moment]
+    owner: Any = _resolve(path)
+    *parents, name = name.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    function: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def armed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if name == "save":  # in the middle of it: half of a file is there
+                args[1].write(b"PK\x03\x04 half of a checkpoint")
+                args[1].flush()
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, armed)
+
+
+def _resolve(path: str) -> Any:
+    import importlib
+
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.import_module(path)
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def left(run_folder: Path) -> dict[str, Any]:
+    """All that a training left which must not depend on how often it was killed, by name."""
+    found: dict[str, Any] = {}
+    for path in sorted((run_folder / "checkpoints").iterdir()):
+        contents = torch.load(path, weights_only=True)
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "metrics", "global_step", "training_curve"):
+            found |= _flat(f"{path.name} {key}", contents[key])
+        best = next(value for key, value in contents["callbacks"].items() if "BestAndLast" in key)
+        found |= _flat(f"{path.name} best", best)
+    log = events(run_folder)
+    for tag in log.Tags()["scalars"]:
+        points = [(event.step, event.value) for event in log.Scalars(tag)]
+        if tag == "images_per_second":  # how fast it was does depend
+            points = [(step, 0.0) for step, _ in points]
+        found[tag] = points
+    for tag in log.Tags()["images"]:
+        found[tag] = [(event.step, event.encoded_image_string) for event in log.Images(tag)]
+    return found
+
+
+def differences(whole: dict[str, Any], killed: dict[str, Any]) -> list[str]:
+    """The names of what is not the same, bit by bit."""
+    return [
+        name
+        for name in sorted(whole.keys() | killed.keys())
+        if name not in whole or name not in killed or not _same(whole[name], killed[name])
+    ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    return bool(a == b)
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}", inner).items()}
+    if isinstance(value, list):
+        return {k: v for i, inner in enumerate(value) for k, v in _flat(f"{name}.{i}", inner).items()}
+    return {name: value}
