@@ -16,8 +16,10 @@ def main() -> None:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
     # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
     gc.disable()
-    from encdec.cli import main as run
-
+    try:
+        from encdec.cli import main as run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     gc.freeze()
     atexit.register(gc.unfreeze)  # or extension modules report at exit what they find not freed
     gc.enable()

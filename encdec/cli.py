@@ -119,80 +119,46 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
         config = self.config[self.config.subcommand]
-        self._checkpoint = None if config.ckpt_path is None else Path(config.ckpt_path)
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
+        flag = None if self._command != "fit" or config.resume is False else config.resume
         for key in ("resume", "ckpt_path"):
             self._settings.pop(key, None)  # they are of a call, not of a run
         name = config.name or config.model.class_path.rpartition(".")[2].lower()
-        self._folder = runs.RunFolder(Path(config.trainer.default_root_dir or ".", runs.RUNS, name))
-        if self._command == "fit":
-            self._find_run(config)
-        elif self._checkpoint is None:
-            raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
-        elif self._checkpoint.parent.name == runs.CHECKPOINTS:  # what it writes belongs to that run
-            run = self._checkpoint.resolve().parent.parent
-            self._folder = runs.RunFolder(run.parent, run)
-        if self._checkpoint is None:
-            return
-        self._contents = checkpoints.read_checkpoint(self._checkpoint)
-        held = checkpoints.paradigm_class(self._contents, self._checkpoint).__name__
-        wanted = config.model.class_path.rpartition(".")[2]
-        if held != wanted:
-            raise UserError(
-                f"{self._checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was made "
-                "with."
-            )
-
-    def _find_run(self, config: Any) -> None:
-        """The folder to write into, and the checkpoint to go on from."""
-        if config.resume is False:
-            return
-        if self._checkpoint is not None:
+        parent = Path(config.trainer.default_root_dir or ".", runs.RUNS, name)
+        if flag is not None and config.ckpt_path is not None:
             raise UserError(
                 "--resume goes on with a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
                 "give one of them.",
                 2,
             )
-        if config.resume is True:
-            run = runs.find(self._folder.parent, self._settings)
-            if run is None:
-                if self._folder.parent.is_dir():
-                    say(f"No run in {runs.short(self._folder.parent)} has this model, data and seed: a new one begins.")
-                return
+        if flag is not None:
+            run = None if flag is True else flag
+            self._start = runs.resume(parent, run, self._settings, config.checkpoint.dirpath)
+        elif config.ckpt_path is not None:
+            path = Path(config.ckpt_path)
+            existing = None
+            if self._command != "fit" and path.parent.name == runs.CHECKPOINTS:  # it writes into that run
+                existing = path.resolve().parent.parent
+                parent = existing.parent
+            self._start = runs.Start(runs.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
+        elif self._command != "fit":
+            raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
         else:
-            run = Path(config.resume)
-            saved = runs.saved_config(run)
-            if saved is None:
-                raise UserError(
-                    f"{config.resume!r} is not the folder of a run, which holds a {runs.CONFIG}: give one such as "
-                    f"{runs.RUNS}/vae/version_0.",
-                    2,
-                )
-            differing = runs.differences(saved, self._settings)
-            if differing:
-                raise UserError(
-                    f"--resume can't go on with {config.resume}: {differing[0]}. Leave that out, or begin a new run.", 2
-                )
-        self._folder = runs.RunFolder(run.parent, run)
-        found = runs.newest_checkpoint(Path(config.checkpoint.dirpath or run / runs.CHECKPOINTS))
-        if found is not None:
-            self._checkpoint = found[0]
-
-    def _announce(self) -> None:
-        """Say with what run it goes on, and what changes in it."""
-        run = self._folder.existing
-        assert run is not None
-        step = self._contents["global_step"] if self._checkpoint else 0
-        say(f"goes on with {runs.short(run)} from step {step}" + ("." if step else ": it has no checkpoint yet."))
-        saved = runs.saved_config(run) or {}
-        changed = runs.differences(saved, self._settings, tuple(dict.fromkeys([*saved, *self._settings])))
-        if changed:
-            say(f"changed: {'; '.join(changed)}.")
+            self._start = runs.Start(runs.RunFolder(parent))
+        if self._start.checkpoint is None:
+            return
+        held = checkpoints.paradigm_class(self._start.contents, self._start.checkpoint).__name__
+        wanted = config.model.class_path.rpartition(".")[2]
+        if held != wanted:
+            raise UserError(
+                f"{self._start.checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was "
+                "made with."
+            )
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
-        if self._checkpoint is not None:
-            checkpoints.check_fits(self.model, self._contents, self._checkpoint)
+        if self._start.checkpoint is not None:
+            checkpoints.check_fits(self.model, self._start.contents, self._start.checkpoint)
         mode = self.config[self.config.subcommand].compile
         if mode is not None:
             for network in self.model.children():
@@ -203,12 +169,11 @@ class CLI(LightningCLI):
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
-            kwargs["logger"] = _RunLogger(self._folder)
+            kwargs["logger"] = _RunLogger(self._start.folder)
         callbacks: list[pl.Callback] = [Header(), Throughput()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
-            step = self._contents["global_step"] if self._checkpoint else 0
-            callbacks.insert(0, KeepRun(self._folder, self._checkpoint, step, as_yaml))
+            callbacks.insert(0, KeepRun(self._start.folder, self._start.checkpoint, self._start.step, as_yaml))
         if config.logger is not False:
             callbacks.append(Dashboard())
         if config.enable_progress_bar is not False:
@@ -244,23 +209,23 @@ class CLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
-        if self._folder.existing is not None:
-            trainer = self.trainer
-            if self._checkpoint and runs.is_finished(self._contents, trainer.max_epochs, trainer.max_steps):
+        start, trainer = self._start, self.trainer
+        if start.folder.existing is not None:
+            if start.checkpoint is not None and runs.is_finished(start.contents, trainer.max_epochs, trainer.max_steps):
                 say(
-                    f"{runs.short(self._folder.existing)} is finished: it has made its {self._contents['global_step']} "
-                    "steps. A higher --trainer.max_epochs makes it longer; without --resume a new run begins."
+                    f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. A higher "
+                    "--trainer.max_epochs makes it longer; without --resume a new run begins."
                 )
                 return
-            self._announce()
-        elif self._checkpoint is None and SLURMEnvironment.detect():
-            stray = self.trainer._checkpoint_connector._hpc_resume_path
+            runs.announce(start, self._settings)
+        elif start.checkpoint is None and SLURMEnvironment.detect():
+            stray = trainer._checkpoint_connector._hpc_resume_path
             if stray is not None:  # Lightning would begin with it, whatever it holds
                 raise UserError(f"{stray} was left by another program that ran under Slurm: move it elsewhere.")
-        self._contents = {}  # training needs the memory
-        path = None if self._checkpoint is None else str(self._checkpoint)
-        self._until_interrupted(self.trainer.fit, report_interrupt, kwargs | {"ckpt_path": path})
-        report_fit(self.trainer)
+        start.contents = {}  # training needs the memory
+        path = None if start.checkpoint is None else str(start.checkpoint)
+        self._until_interrupted(trainer.fit, report_interrupt, kwargs | {"ckpt_path": path})
+        report_fit(trainer)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure on the validation split."""
@@ -299,8 +264,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows `encdec`; taken from sys.argv if None.
 
     Raises:
-        SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr.
-            ENCDEC_DEBUG=1 shows the traceback instead.
+        SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr
+            (ENCDEC_DEBUG=1 shows the traceback instead); with 128 + its number for a signal.
     """
     args = sys.argv[1:] if args is None else list(args)
     if answer(args):
@@ -343,10 +308,21 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         user_error = _user_error(error)
         if user_error is not None:
-            fail(str(user_error), user_error.exit_code)
+            _fail(str(user_error), user_error.exit_code)
         if isinstance(error, MisconfigurationException | OSError):
-            fail(" ".join(str(error).split()), 1)
-        raise
+            _fail(" ".join(str(error).split()), 1)
+        if signals.is_lost_process(error):
+            _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
+        _fail(errors.unexpected(error), 1)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    """`fail`, on the one process of many that is the first to do so; the errors of others follow from its end."""
+    if not signals.is_one_of_many():
+        fail(text, code)
+    if signals.is_first_to_fail():
+        print(f"encdec: error: {text}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
 
 
 def _flag_values(args: list[str], *flags: str) -> list[str]:

@@ -89,7 +89,7 @@ def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def say(text: str) -> None:
     """Print a line on stderr; one process of a machine does, not all."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
         print(f"encdec: {text}", file=sys.stderr)
 
 

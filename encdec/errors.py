@@ -1,7 +1,9 @@
 """Turns what the parser says about a wrong call into one sentence, with a suggestion where there is one."""
 
 import inspect
+import os
 import re
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,17 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         return f"{key}: {match[1]!r} is not valid; expected {' or '.join(expected)}."
     text = " ".join(message.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def unexpected(error: BaseException) -> str:
+    """One sentence for an error that nobody foresaw: what it says, and where in our code or a plugin's it arose."""
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+    frame = (ours or frames)[-1]
+    place = f"{os.path.relpath(frame.filename)}, line {frame.lineno}" if frame.filename else "no file"
+    return f"{type(error).__name__}: {reason} ({place}). ENCDEC_DEBUG=1 shows the traceback."
 
 
 def _parameters() -> set[str]:

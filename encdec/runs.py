@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,76 @@ class RunFolder:
         self._path = path
 
 
-def find(parent: Path, config: Mapping[str, Any]) -> Path | None:
-    """The newest run below `parent` that has the model, the data and the seed of `config`; None if there is none."""
-    versions = _versions(parent)
-    for number in sorted(versions, reverse=True):
-        saved = saved_config(versions[number])
-        if saved is not None and not differences(saved, config):
-            return versions[number]
-    return None
+@dataclass
+class Start:
+    """Where a training begins.
+
+    Attributes:
+        folder: what it writes into.
+        checkpoint: from which it begins or goes on; None from nothing.
+        contents: of the checkpoint.
+    """
+
+    folder: RunFolder
+    checkpoint: Path | None = None
+    contents: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """How many steps the optimizer has made."""
+        return int(self.contents.get("global_step", 0))
+
+
+def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: str | None = None) -> Start:
+    """Go on with a run from its newest checkpoint.
+
+    Args:
+        parent: folder of all runs of one name.
+        run: the folder of the run; None for the newest below `parent` with the model, the data and the seed of
+            `settings`, or a new one if there is none.
+        settings: of the call.
+        dirpath: where its checkpoints are, if not in its folder.
+
+    Raises:
+        UserError: `run` is not a run, or one with other settings; or it has checkpoints, but none that can be read.
+    """
+    if run is not None:
+        found, saved = Path(run), saved_config(Path(run))
+        if saved is None:
+            raise UserError(
+                f"{run!r} is not the folder of a run, which holds a {CONFIG}: give one such as {RUNS}/vae/version_0.", 2
+            )
+        differing = differences(saved, settings)
+        if differing:
+            raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or begin a new run.", 2)
+    else:
+        versions = _versions(parent)
+        by_number = {number: saved_config(versions[number]) for number in sorted(versions, reverse=True)}
+        same = [n for n, saved in by_number.items() if saved is not None and not differences(saved, settings)]
+        if not same:
+            for number, saved in by_number.items():
+                if saved is not None:
+                    what = differences(saved, settings)[0]
+                    say(f"no run in {short(parent)} has these settings: a new one begins. (version_{number}: {what}.)")
+                    break
+            return Start(RunFolder(parent))
+        found = versions[same[0]]
+    folder = RunFolder(found.parent, found)
+    newest = newest_checkpoint(Path(dirpath or found / CHECKPOINTS))
+    return Start(folder) if newest is None else Start(folder, *newest)
+
+
+def announce(start: Start, settings: Mapping[str, Any]) -> None:
+    """Say with what run a training goes on, and what changes in it."""
+    run = start.folder.existing
+    assert run is not None
+    say(
+        f"goes on with {short(run)} from "
+        + (f"step {start.step}." if start.step else "its start: it has no checkpoint.")
+    )
+    changed = differences(saved_config(run) or {}, settings, tuple(settings))
+    if changed:
+        say(f"changed: {'; '.join(changed)}.")
 
 
 def saved_config(run: Path) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.distributed_c10d import _get_default_store
 
 from encdec.commands import say
 
@@ -34,11 +35,16 @@ _OBSERVER = "_launch_process_observer"
 
 
 class Stopped(SystemExit):
-    """The end of a run that a signal asked for; the exit code is the shell's, 128 + the signal's number."""
+    """The end of a run that a signal asked for; the exit code is the shell's, 128 + the signal's number.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        number: of the signal.
+        together: whether all processes stop now, between two steps.
+    """
+
+    def __init__(self, number: int, together: bool = False) -> None:
         super().__init__(128 + number)
-        self.signal = signal.Signals(number)
+        self.signal, self.together = signal.Signals(number), together
 
 
 class Signals(_SignalConnector):
@@ -86,7 +92,7 @@ class Signals(_SignalConnector):
         number = self._noted if self.trainer.world_size == 1 else self._noted_by_any()
         if number:
             self._save()
-            raise Stopped(number)
+            raise Stopped(number, together=True)
 
     def _noted_by_any(self) -> int:
         """The signal that any process has noted, known to all of them at the same step."""
@@ -118,6 +124,31 @@ def requeue() -> None:
     say(f"Slurm job {job} " + (f"could not be put back into the queue: {reason}" if reason else "is queued again."))
 
 
+def is_one_of_many() -> bool:
+    """Whether this process exchanges messages with others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and _world_size() > 1
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process of the run has asked this before."""
+    try:
+        return _get_default_store().add("encdec_failed", 1) == 1
+    except RuntimeError:  # the process that counts is the one that is gone
+        return True
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    is_theirs = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
+    return is_one_of_many() and is_theirs
+
+
+def _world_size() -> int:
+    size: int = torch.distributed.get_world_size()
+    return size
+
+
 @contextmanager
 def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     """Within, the processes that Lightning starts on this machine end when one of them fails, and before this one.
@@ -130,13 +161,13 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     try:
         yield
-    except Stopped:
-        if _was_launched(trainer):
+    except Stopped as stop:
+        if stop.together and _was_launched(trainer):
             raise SystemExit(0) from None  # it has done what was asked; the first process's exit code says what
         raise
     finally:
         setattr(subprocess_script, _OBSERVER, before)
-        _end(getattr(trainer.strategy.launcher, "procs", []))
+        _end(getattr(trainer.strategy.launcher, "procs", []), sys.exc_info()[1])
 
 
 def _was_launched(trainer: pl.Trainer) -> bool:
@@ -146,9 +177,13 @@ def _was_launched(trainer: pl.Trainer) -> bool:
     return environment is not None and not environment.creates_processes_externally and trainer.local_rank > 0
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for processes to end; kill those that don't."""
-    deadline = time.monotonic() + (_GRACE if sys.exc_info()[0] in (None, Stopped) else 1.0)
+def _end(children: list[subprocess.Popen[bytes]], error: BaseException | None) -> None:
+    """Wait for processes to end; those that will not do so by themselves are made to."""
+    by_themselves = error is None or (isinstance(error, Stopped) and error.together)
+    deadline = time.monotonic() + (_GRACE if by_themselves else 1.0)
+    for child in children:
+        if not by_themselves:
+            child.terminate()
     for child in children:
         try:
             child.wait(max(deadline - time.monotonic(), 0))

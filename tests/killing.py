@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from .conftest import ENVIRONMENT, events
+from .small_data import write_cifar10
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["encdec.cli", "tests.killing"])
@@ -66,6 +68,8 @@ def _child(folder: Path, args: list[str], output: Path, moment: str | None, call
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if "--data=CIFAR10" in args:
+        write_cifar10(folder / "data", pytest.MonkeyPatch())  # so that this process knows the small files' check sums
     if moment is not None:
         _arm(moment, call, number)
     main(args)

@@ -1,7 +1,5 @@
 """Every shipped config runs for a moment through the real command line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,24 +42,3 @@ def test_reproductions_have_the_missions_settings(config: str) -> None:
     else:
         assert settings["trainer"]["max_epochs"] == 30
         assert settings["data"]["class_path"] == "CIFAR10"
-
-
-def test_the_sbatch_script_runs_what_it_says(project: Path, tmp_path: Path) -> None:
-    """With an `srun` that runs its arguments once, and flags that replace the GPUs by this CPU."""
-    bin_dir = tmp_path / "bin"
-    bin_dir.mkdir()
-    (bin_dir / "srun").write_text('#!/bin/bash\nexec "$@"\n')
-    (bin_dir / "srun").chmod(0o755)
-    flags = ["--trainer.accelerator=cpu", "--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.strategy=auto"]
-    result = subprocess.run(
-        ["bash", "configs/cluster/slurm.sbatch", "--config", "configs/vae.yaml", *flags, *MOMENT],
-        env={"PATH": f"{bin_dir}:/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    saved = yaml.safe_load((project / "lightning_logs/vae/version_0/config.yaml").read_text())
-    assert saved["trainer"]["precision"] == "bf16-mixed", "the script's layers are applied"
-    assert (project / "lightning_logs/vae/version_0/checkpoints/last.ckpt").is_file()

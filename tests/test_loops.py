@@ -50,7 +50,7 @@ def test_a_run_is_the_one_that_lightnings_own_loop_makes(
     monkeypatch.setattr(loops.EpochLoop, "_step", counted)
     cli("fit", *flags, *RUN, "--name=ours")
     assert steps, "the run must go through the loop that is tested"
-    monkeypatch.setattr(loops, "install", lambda trainer: None)
+    monkeypatch.setattr(loops, "install", lambda *_: None)
     cli("fit", *flags, *RUN, "--name=lightnings")
     (ours, our_scalars), (theirs, their_scalars) = run_of("ours"), run_of("lightnings")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", "epoch"):

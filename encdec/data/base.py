@@ -268,12 +268,29 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the data, for the checkpoint."""
-        return {"epoch": self._cursor.epoch, "position": self._cursor.position}
+        epoch, position = self._cursor.epoch, self._cursor.position
+        if self.trainer is not None and 0 < self.trainer.num_training_batches <= position:  # limit_train_batches
+            epoch, position = epoch + 1, 0
+        return {"epoch": epoch, "position": position, "global_batch": self._global_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it was saved within an epoch, which was cut into batches of another size.
+        """
+        before = state_dict.get("global_batch", self._global_batch)
+        if state_dict["position"] > 0 and before != self._global_batch:
+            raise UserError(
+                f"The checkpoint was saved within an epoch, with {before} images in each batch of all processes, but "
+                f"now there are {self._global_batch}: go on with as many processes and the same data.batch_size."
+            )
         self._cursor.epoch, self._cursor.position = state_dict["epoch"], state_dict["position"]
         self._cursor.resumed = True
+
+    @property
+    def _global_batch(self) -> int:
+        return self.batch_size * (1 if self.trainer is None else self.trainer.world_size)
 
     def _loader(self, split: str, **order: Any) -> Loader:
         if self.trainer is None:

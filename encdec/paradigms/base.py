@@ -188,6 +188,8 @@ class Paradigm(pl.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Start new curves."""
+        # Lightning restores weights before it converts them, and double precision would lose its digits
+        self.trainer.precision_plugin.convert_module(self)
         self._training_sums.reset()
         self._logged_step = self.loaded_step = 0
 
