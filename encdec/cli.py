@@ -1,6 +1,7 @@
 """The command line: LightningCLI with paradigms, data sets and plugins, and errors that are sentences."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -254,6 +255,11 @@ class CLI(LightningCLI):
             report(self.trainer)
             if stop.signal == signals.REQUEUE and self.trainer.is_global_zero:
                 signals.requeue()
+            raise
+        except SystemExit as stop:  # Lightning's answer to a KeyboardInterrupt, where no handler of ours could be set
+            if stop.code == 1:
+                report(self.trainer)
+                raise signals.Stopped(signal.SIGINT) from None
             raise
 
 

@@ -6,6 +6,7 @@ Processes are forked from one that has imported encdec and done nothing else, so
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,7 @@ def _child(folder: Path, args: list[str], output: Path, moment: str | None, call
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if "--data=CIFAR10" in args:
+        shutil.rmtree(folder / "data" / "cifar-10-batches-py")
         write_cifar10(folder / "data", pytest.MonkeyPatch())  # so that this process knows the small files' check sums
     if moment is not None:
         _arm(moment, call, number)

@@ -13,6 +13,7 @@ from PIL import Image
 import encdec
 from encdec.callbacks import Throughput
 from encdec.data import Digits
+from encdec.paradigms import ConditionalDecoder
 from encdec.types import Batch
 
 from .conftest import RunCLI, events
@@ -169,7 +170,8 @@ def test_images_per_second_counts_all_processes_and_leaves_validation_out(monkey
     monkeypatch.setattr("encdec.callbacks.throughput.perf_counter", lambda: now[0])
     logger = SimpleNamespace(log_metrics=lambda values, step: logged.append((step, values)))
     trainer: Any = SimpleNamespace(world_size=2, global_step=0, log_every_n_steps=4, loggers=[logger])
-    module: Any = None
+    module = ConditionalDecoder(image_shape=(1, 2, 2))
+    monkeypatch.setattr(module, "is_logging_due", lambda: trainer.global_step == 4)
     throughput = Throughput()
     throughput.on_train_start(trainer, module)
     batch = Batch(torch.zeros(10, 1, 2, 2), torch.zeros(10), torch.zeros(10))
