@@ -172,14 +172,14 @@ def in_memory(count: int = 20, shape: Shape = (1, 4, 5), **fields: Any) -> InMem
 
 
 class Mine(DataModule):
-    """A data module as an author might write it, with whatever it is given."""
+    """A data module as an author might write it, with whatever it is given; by default nothing is wrong with it."""
 
-    def __init__(self, loaded: Any, **kwargs: Any) -> None:
+    def __init__(self, loaded: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.loaded = loaded
+        self.loaded = loaded or (in_memory(), in_memory())
 
     def load(self) -> tuple[Images, Images]:
-        return self.loaded() if callable(self.loaded) else self.loaded  # type: ignore[no-any-return]
+        return self.loaded() if callable(self.loaded) else self.loaded
 
 
 LABELS = torch.arange(20) % 2
