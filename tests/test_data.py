@@ -1,24 +1,24 @@
 """Real formats read right, and every fault in a file named."""
 
-import gc
 import gzip
-import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torch import Tensor
 from torchvision import datasets
 
-from encdec.data import CIFAR10, MNIST, DataModule, Digits, FashionMNIST, ImageFolder, InMemoryImages, fashion_mnist
+from encdec.data import CIFAR10, MNIST, DataModule, Digits, FashionMNIST, Images, InMemoryImages, base, fashion_mnist
 from encdec.data.base import Loader
-from encdec.data.image_folder import read_picture
-from encdec.types import UserError
+from encdec.types import Shape, UserError
 
+from .conftest import RunCLI
 from .small_data import write_all, write_idx, write_mnist
+from .test_memory import Live
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -91,7 +91,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign": (lambda path: path.write_bytes(b"<html>not found</html>"), "is not an IDX file"),
     "empty": (lambda path: path.write_bytes(b""), "is not an IDX file"),
     "broken gzip": (lambda path: path.write_bytes(gzip.compress(path.read_bytes())[:-20]), "can't be read"),
-    "other count": (lambda path: write_idx(path, np.zeros((9, 28, 28), np.uint8)), "9 images, but"),
+    "other count": (lambda path: write_idx(path, np.zeros((9, 28, 28), np.uint8)), "9 images, but .*has 60 labels"),
+    "other size": (
+        lambda path: write_idx(path, np.zeros((60, 20, 28), np.uint8)),
+        "train-images-idx3-ubyte has images of 20×28 pixels, but .*t10k-images-idx3-ubyte of 28×28",
+    ),
+    "no pixels": (lambda path: write_idx(path, np.zeros((60, 28, 0), np.uint8)), r"no pixels, .*\(60, 28, 0\)"),
 }
 
 
@@ -106,11 +111,39 @@ def test_a_bad_idx_file_is_named(fault: str, tmp_path: Path) -> None:
     assert str(path) in str(error.value)
 
 
-def test_labels_out_of_range_are_named(tmp_path: Path) -> None:
-    write_mnist(tmp_path / "MNIST" / "raw")
-    write_idx(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.full(60, 11, np.uint8))
-    with pytest.raises(UserError, match="label 11, but labels go from 0 to 9"):
+def test_a_label_out_of_range_is_named_with_its_file_and_index(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    write_mnist(raw)
+    labels = np.zeros(20, np.uint8)
+    labels[[7, 9]] = 11, 255
+    write_idx(raw / "t10k-labels-idx1-ubyte", labels)
+    with pytest.raises(UserError) as error:
+        _ = MNIST(data_dir=str(tmp_path)).splits
+    assert str(error.value) == (
+        f"MNIST: {raw}/t10k-labels-idx1-ubyte has the label 11 at index 7, but labels go from 0 to 9: delete it so "
+        "that it is fetched again, or put an intact copy there."
+    )
+
+
+def test_idx_files_without_images_are_named(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw", test=0)
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte has no pixels, its header says \(0, 28, 28\)"):
         MNIST(data_dir=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_damaged_cifar10_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", unreachable)
+    write_all(tmp_path, monkeypatch)
+    path = tmp_path / "data" / "cifar-10-batches-py" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^CIFAR10: .*{name} is damaged \(its MD5 .*could not be downloaded again"):
+        _ = CIFAR10(data_dir=str(tmp_path / "data")).splits
 
 
 def test_a_missing_download_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,163 +166,207 @@ def test_a_missing_file_is_downloaded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert MNIST(data_dir=str(tmp_path)).num_train == 54
 
 
-@pytest.mark.parametrize("mode", ["grey", "colour"])
-@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["in memory", "streamed"])
-def test_folder_gives_the_same_pixels_from_memory_and_from_workers(
-    mode: str, memory: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def in_memory(count: int = 20, shape: Shape = (1, 4, 5), **fields: Any) -> InMemoryImages:
+    pixels = torch.zeros(count, *shape, dtype=torch.uint8)
+    return InMemoryImages(**{"pixels": pixels, "labels": torch.arange(count) % 2, "classes": ("a", "b"), **fields})
+
+
+class Mine(DataModule):
+    """A data module as an author might write it, with whatever it is given; by default nothing is wrong with it."""
+
+    def __init__(self, loaded: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loaded = loaded or (in_memory(), in_memory())
+
+    def load(self) -> tuple[Images, Images]:
+        return self.loaded() if callable(self.loaded) else self.loaded
+
+
+LABELS = torch.arange(20) % 2
+BAD: dict[str, tuple[Any, str]] = {
+    "no pair": (in_memory(), "load must return the training and the test images, as a pair of Images"),
+    "tensors": ((torch.zeros(3, 1, 2, 2), torch.zeros(3)), "load must return .* as a pair of Images"),
+    "float pixels": (
+        lambda: (in_memory(pixels=torch.rand(20, 1, 4, 5)), in_memory()),
+        r"InMemoryImages needs pixels as a uint8 tensor .* not torch\.float32 of shape \(20, 1, 4, 5\).*from_floats",
+    ),
+    "too few labels": (
+        lambda: (in_memory(labels=LABELS[:7]), in_memory()),
+        "InMemoryImages got 20 images but 7 labels",
+    ),
+    "too few rows": (
+        lambda: (in_memory(rows=torch.arange(3)), in_memory()),
+        "InMemoryImages got 3 images but 20 labels",
+    ),
+    "a label too large": (
+        (in_memory(), in_memory(labels=torch.where(LABELS.cumsum(0) > 4, 7, LABELS))),
+        "the test images have the label 7 at index 9, but there are 2 classes, so labels must lie in 0…1",
+    ),
+    "a label too small": (
+        (in_memory(labels=LABELS - 1), in_memory()),
+        "the training images have the label -1 at index 0, but there are 2 classes",
+    ),
+    "32-bit labels": (
+        (in_memory(labels=LABELS.int()), in_memory()),
+        r"the training images have labels of type torch\.int32 and shape \(20,\), but they must be int64",
+    ),
+    "one-hot labels": (
+        (in_memory(), in_memory(labels=LABELS.reshape(20, 1))),
+        r"the test images have labels of type torch\.int64 and shape \(20, 1\), but",
+    ),
+    "no pixels": (
+        (in_memory(shape=(1, 0, 4)), in_memory()),
+        r"the training images have the shape \(1, 0, 4\), but it must be channels, height, width, each at least 1",
+    ),
+    "other shape": (
+        (in_memory(), in_memory(shape=(3, 4, 5))),
+        r"the training images have the shape \(1, 4, 5\) .* but the test images \(3, 4, 5\): give both the same",
+    ),
+    "other classes": (
+        (in_memory(), in_memory(classes=("a", "c"))),
+        r"the training images have the classes \['a', 'b'\], but the test images \['a', 'c'\]",
+    ),
+    "one image": ((in_memory(1), in_memory()), "the number of training images is 1, but at least 2 are needed"),
+    "no image": ((in_memory(0), in_memory()), "the number of training images is 0, but at least 2 are needed"),
+    "no test image": ((in_memory(), in_memory(0)), "the test split is empty"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_data_set_that_breaks_the_contract_is_refused(fault: str) -> None:
+    loaded, sentence = BAD[fault]
+    with pytest.raises(UserError, match=f"^Mine: {sentence}"):
+        _ = Mine(loaded).splits
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.999])
+def test_every_split_has_an_image_whatever_is_held_out(fraction: float) -> None:
+    splits = Mine((in_memory(2), in_memory(1)), val_fraction=fraction).splits
+    assert [len(images.labels) for images in splits.values()] == [1, 1, 1]
+
+
+@dataclass(frozen=True)
+class Streamed(Images):
+    """Images that are read by a function, as an author might write them."""
+
+    give: Callable[[Sequence[Tensor]], Iterator[Any]]
+    labels: Tensor = LABELS
+    classes: tuple[str, ...] = ("a", "b")
+
+    @property
+    def image_shape(self) -> Shape:
+        return 1, 4, 5
+
+    def subset(self, indices: Tensor) -> Self:
+        return self
+
+    def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        return self.give(batches)
+
+
+@pytest.mark.parametrize(
+    ("give", "found"),
+    [
+        (lambda batches: (torch.rand(len(b), 1, 4, 5) for b in batches), r"torch\.float32 of shape \(7, 1, 4, 5\)"),
+        (lambda batches: (torch.zeros(len(b), 4, 5).byte() for b in batches), r"torch\.uint8 of shape \(7, 4, 5\)"),
+        (lambda batches: (torch.zeros(5, 1, 4, 5).byte() for _ in batches), r"torch\.uint8 of shape \(5, 1, 4, 5\)"),
+        (lambda batches: iter([]), "nothing"),
+    ],
+    ids=["floats", "no channels", "other images", "too few batches"],
+)
+def test_what_is_streamed_is_checked(give: Any, found: str) -> None:
+    data = Mine((Streamed(give), in_memory()), batch_size=7)
+    with pytest.raises(UserError, match=rf"Streamed\.read gives {found} for a batch of 7 .* shape \(7, 1, 4, 5\)"):
+        next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f4", torch.float16, torch.float32])
+def test_floats_become_the_nearest_levels(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "BLOCK", 300)  # several blocks, the last one smaller
+    values = np.random.default_rng(0).random((37, 2, 5, 6))
+    values[0, 0, 0, :2] = 0, 1
+    given = torch.tensor(values, dtype=kind) if isinstance(kind, torch.dtype) else values.astype(kind)
+    images = InMemoryImages.from_floats(given, torch.zeros(37, dtype=torch.int64))
+    expected = np.rint(np.asarray(given).astype(np.float64) * 255)
+    assert np.array_equal(images.pixels.numpy(), expected)
+    assert images.image_shape == (2, 5, 6)
+
+
+def test_pixels_survive_the_way_through_floats() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    floats = pixels.to(torch.float32).div_(255)
+    assert torch.equal(InMemoryImages.from_floats(floats, torch.zeros(4).long()).pixels, pixels)
+
+
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "nan"), (np.inf, "inf"), (-0.25, "-0.25"), (37.0, "37")])
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_floats_outside_0_to_1_are_named(
+    value: float, name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_all(tmp_path, monkeypatch)
-    folder = str(tmp_path / "data" / "pictures")
-    data = ImageFolder(folder, size=16, mode=mode, max_memory_gb=memory, batch_size=5)  # type: ignore[arg-type]
-    assert isinstance(data.splits["train"], InMemoryImages) == (memory > 0)
-    assert data.image_shape == (1 if mode == "grey" else 3, 16, 16)
-    assert data.splits["train"].classes == ("cats", "dogs")
-    reference = ImageFolder(folder, size=16, mode=mode, batch_size=5)  # type: ignore[arg-type]
-    for batch, expected in zip(data.train_dataloader(), reference.train_dataloader(), strict=True):
-        for value, wanted in zip(batch, expected, strict=True):
-            assert torch.equal(value, wanted)
+    monkeypatch.setattr(base, "BLOCK", 100)
+    values = np.zeros((20, 1, 4, 5), np.float32)
+    values[13, 0, 2, 3], values[17] = value, 2
+    np.save(tmp_path / "x.npy", values)
+    source = str(tmp_path / "x.npy")
+    mapped = np.load(source, mmap_mode="r")
+
+    def load() -> tuple[Images, Images]:
+        given = torch.from_numpy(values) if kind == "tensor" else mapped
+        return InMemoryImages.from_floats(given, LABELS, ("a", "b"), source), in_memory()
+
+    with pytest.raises(UserError) as error:
+        _ = Mine(load).splits
+    assert str(error.value) == (
+        f"Mine: InMemoryImages.from_floats: image 13 of {source} has the pixel value {name}, but pixels must be finite "
+        "and lie in [0, 1]: scale or repair them first."
+    )
 
 
-def test_a_streamed_folder_does_not_depend_on_the_number_of_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_all(tmp_path, monkeypatch)
-    epochs = []
-    for workers in (0, 1, 2):
-        data = ImageFolder(str(tmp_path / "data" / "pictures"), size=8, max_memory_gb=0, num_workers=workers)
-        epochs.append(torch.cat([batch.x for batch in data.train_dataloader()]))
-    assert torch.equal(epochs[0], epochs[1])
-    assert torch.equal(epochs[0], epochs[2])
-
-
-def streamed(folder: Path, **kwargs: Any) -> ImageFolder:
-    return ImageFolder(str(folder / "data" / "pictures"), size=8, max_memory_gb=0, batch_size=5, **kwargs)
-
-
-def test_the_processes_that_read_pictures_are_kept_and_end_with_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_all(tmp_path, monkeypatch)
-    others = set(multiprocessing.active_children())
-    data = streamed(tmp_path)
-    started = []
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.train_dataloader()):
-        batches = iter(loader)
-        for _ in range(len(loader)):
-            next(batches)  # and no further, as Lightning does, which knows the length
-        started.append(set(multiprocessing.active_children()) - others)
-    assert started[0] == started[1] == started[2]
-    assert len(started[0]) == 2
-    del data, loader, batches
-    gc.collect()
-    assert not started[0] & set(multiprocessing.active_children())
-
-
-def test_passes_over_a_streamed_folder_may_overlap_or_be_cut_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_all(tmp_path, monkeypatch)
-    data = streamed(tmp_path)
-    images = data.splits["train"]
-    first, second = torch.arange(10).split(5), torch.arange(3, 9).split(3)
-    expected = streamed(tmp_path, num_workers=0).splits["train"]
-    for a, b, wanted_a, wanted_b in zip(
-        *map(images.stream, (first, second)), *map(expected.stream, (first, second)), strict=True
+@pytest.mark.parametrize(
+    "pixels", [torch.zeros(3, 1, 2, 2, dtype=torch.uint8), np.zeros((3, 1, 2, 2), np.int64), torch.zeros(3, 2, 2)]
+)
+def test_from_floats_takes_nothing_else(pixels: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"from_floats needs .* floating-point .* but the data set has .* of shape \(3,"
     ):
-        assert torch.equal(a, wanted_a)
-        assert torch.equal(b, wanted_b)
-    abandoned = images.stream(torch.arange(10).split(1))
-    next(abandoned)
-    del abandoned
-    for a, wanted_a in zip(images.stream(first), expected.stream(first), strict=True):
-        assert torch.equal(a, wanted_a)
-    assert list(images.stream([])) == []
+        InMemoryImages.from_floats(pixels, torch.zeros(3).long())
 
 
-def test_reading_pictures_draws_nothing_from_torchs_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_all(tmp_path, monkeypatch)
-    for workers in (0, 1):
-        state = torch.get_rng_state()
-        for _ in streamed(tmp_path, num_workers=workers).val_dataloader():
-            pass
-        assert torch.equal(state, torch.get_rng_state())
+def test_floats_are_converted_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "BLOCK", 10_000)
+    pixels = torch.rand(4000, 1, 10, 10)
+    with Live(pixels) as held:
+        images = InMemoryImages.from_floats(pixels, torch.zeros(4000).long())
+    assert images.pixels.nbytes <= held.peak < images.pixels.nbytes + 10_000 * 8 * 4
 
 
-def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    picture = np.zeros((20, 20), np.uint8)
-    picture[:10] = 255
-    exif = Image.Exif()
-    exif[0x112] = 6  # turned by a quarter to the left: what was its upper half is shown on the right
-    Image.fromarray(picture).save(tmp_path / "upright.png")
-    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
-    turned, upright = (read_picture(tmp_path / name, (1, 20, 20))[0] for name in ("turned.png", "upright.png"))
-    assert torch.equal(upright, torch.from_numpy(picture))
-    assert torch.equal(turned, torch.from_numpy(picture).rot90(-1))
+PLUGIN = '''
+"""Floats with a hole."""
+
+import torch
+from encdec.data import DataModule, InMemoryImages
 
 
-def test_a_picture_is_cropped_around_its_centre(tmp_path: Path) -> None:
-    picture = np.zeros((20, 60, 3), np.uint8)
-    picture[:, 20:40] = 255
-    for i in range(4):
-        Image.fromarray(picture).save(tmp_path / f"{i}.png")
-    data = ImageFolder(str(tmp_path), size=20, val_fraction=0.3)
-    (batch,) = data.test_dataloader()
-    assert (batch.x == 1).all()
-    assert data.num_classes == 1
-    assert (batch.y == 0).all()
+class Holes(DataModule):
+    def load(self):
+        pixels = torch.rand(40, 1, 8, 8)
+        pixels[31] = torch.nan
+        images = InMemoryImages.from_floats(pixels, torch.zeros(40, dtype=torch.int64), source="holes.pt")
+        return images, images
+'''
 
 
-def test_folders_can_be_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_all(tmp_path, monkeypatch)
-    data = ImageFolder(str(tmp_path / "data" / "pictures"), size=8, labels="none")
-    assert data.num_classes == 1
-    assert sum(len(images.labels) for images in data.splits.values()) == 24
-    assert not any(images.labels.any() for images in data.splits.values())
-
-
-def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
-    for split, count in (("train", 8), ("test", 3)):
-        for label in ("a", "b"):
-            (tmp_path / split / label).mkdir(parents=True)
-            for i in range(count):
-                Image.new("L", (9, 9), i * 20).save(tmp_path / split / label / f"{i}.png")
-    data = ImageFolder(str(tmp_path), size=9, mode="grey", val_fraction=0.25)
-    assert [len(images.labels) for images in data.splits.values()] == [12, 4, 6]
-    (tmp_path / "test" / "c").mkdir()
-    with pytest.raises(UserError, match="give both the same folders"):
-        ImageFolder(str(tmp_path), size=9).load()
-
-
-@pytest.mark.parametrize("memory", [4.0, 0.0], ids=["in memory", "streamed"])
-def test_an_undecodable_picture_is_named(memory: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_all(tmp_path, monkeypatch)
-    broken = tmp_path / "data" / "pictures" / "cats" / "broken.png"
-    broken.write_bytes((tmp_path / "data" / "pictures" / "cats" / "0.png").read_bytes()[:60])
-    data = ImageFolder(str(tmp_path / "data" / "pictures"), size=8, max_memory_gb=memory)
-
-    def read_everything() -> None:
-        for split in data.splits.values():
-            list(split.stream([torch.arange(len(split.labels))]))
-
-    with pytest.raises(UserError, match=r"broken\.png can't be decoded"):
-        read_everything()
-
-
-def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no pictures"):
-        ImageFolder(str(tmp_path)).load()
-    with pytest.raises(UserError, match="is not a folder"):
-        ImageFolder(str(tmp_path / "nowhere")).load()
-
-
-def test_a_data_set_that_breaks_the_contract_is_refused() -> None:
-    labels = torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(UserError, match="uint8"):
-        InMemoryImages(torch.rand(3, 1, 4, 4), labels)
-    with pytest.raises(UserError, match="3 images but 2 labels"):
-        InMemoryImages(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels[:2])
-    with pytest.raises(UserError, match=r"labels go from 0 to 1"):
-        InMemoryImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ("only",))
+def test_a_run_on_nan_ends_before_it_begins(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "plugins").unlink()
+    (project / "plugins").mkdir()
+    (project / "plugins" / "holes.py").write_text(PLUGIN)
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--model=VAE", "--data=Holes")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "encdec: error: Holes: InMemoryImages.from_floats: image 31 of holes.pt has the pixel value nan, but pixels "
+        "must be finite and lie in [0, 1]: scale or repair them first.\n"
+    )
 
 
 def test_too_many_processes_are_refused() -> None:

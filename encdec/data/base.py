@@ -8,17 +8,20 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
 from encdec.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
+BLOCK = 1 << 20
+"""How many numbers are converted to pixels at a time."""
 _CPU = torch.device("cpu")
 
 
 class Images(ABC):
-    """The images of one split, wherever they are kept.
+    """The images of one split, wherever they are kept: write `image_shape`, `subset` and `read`, inherit the rest.
 
     Attributes:
         labels: int64, (N,); zeros where there are none.
@@ -38,8 +41,26 @@ class Images(ABC):
         """The images at `indices`, without a copy of the pixels."""
 
     @abstractmethod
+    def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The pixels of each batch of indices (B,), uint8, (B, C, H, W)."""
+
+    @final
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The pixels of each batch of indices, uint8, (B, C, H, W)."""
+        """What `read` gives, which is checked to be pixels of that type and shape.
+
+        Raises:
+            UserError: it is not.
+        """
+        shape, parts = self.image_shape, iter(self.read(batches))
+        for indices in batches:
+            pixels = next(parts, None)
+            if pixels is None or pixels.dtype != torch.uint8 or pixels.shape != (len(indices), *shape):
+                found = "nothing" if pixels is None else f"{pixels.dtype} of shape {tuple(pixels.shape)}"
+                raise UserError(
+                    f"{type(self).__name__}.read gives {found} for a batch of {len(indices)} indices, but it must give "
+                    f"uint8 pixels of shape {(len(indices), *shape)}."
+                )
+            yield pixels
 
     def resident(self, device: torch.device) -> Self:
         """These images, kept on a GPU if they fit there: a batch is then gathered without a transfer."""
@@ -69,16 +90,56 @@ class InMemoryImages(Images):
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
             raise UserError(
-                f"A data set's pixels must be a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
-                f"{tuple(self.pixels.shape)}: scale them to 0…255 first."
+                f"InMemoryImages needs pixels as a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
+                f"{tuple(self.pixels.shape)}: use InMemoryImages.from_floats for pixels in [0, 1]."
             )
-        if len(self.labels) != (len(self.pixels) if self.rows is None else len(self.rows)):
-            raise UserError(f"A data set has {len(self.pixels)} images but {len(self.labels)} labels.")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+        count = len(self.pixels) if self.rows is None else len(self.rows)
+        if len(self.labels) != count:
+            raise UserError(f"InMemoryImages got {count} images but {len(self.labels)} labels: give one for each.")
+
+    @classmethod
+    def from_floats(
+        cls,
+        pixels: Tensor | np.ndarray[Any, Any],
+        labels: Tensor,
+        classes: tuple[str, ...] = ("image",),
+        source: str = "the data set",
+    ) -> Self:
+        """Images from pixels in [0, 1], which are rounded to the nearest of the 256 levels 0, 1/255, …, 1.
+
+        They are checked and converted a block at a time, so `pixels` may be larger than the memory, as `np.memmap`.
+
+        Args:
+            pixels: floating point, (N, C, H, W).
+            labels: int64, (N,).
+            classes: name of each label.
+            source: where the pixels are from, for the errors; best the name of the file.
+
+        Raises:
+            UserError: a pixel is NaN, infinite or outside [0, 1], or the shape or the type is another.
+        """
+        floating = pixels.is_floating_point() if isinstance(pixels, Tensor) else pixels.dtype.kind == "f"
+        if not floating or pixels.ndim != 4:
             raise UserError(
-                f"A data set's labels go from {int(self.labels.min())} to {int(self.labels.max())}, but it names "
-                f"{len(self.classes)} classes, so they must lie in 0…{len(self.classes) - 1}."
+                f"InMemoryImages.from_floats needs pixels as floating-point numbers (N, C, H, W), but {source} has "
+                f"{pixels.dtype} of shape {tuple(pixels.shape)}."
             )
+        converted = torch.empty(tuple(pixels.shape), dtype=torch.uint8)
+        size = max(1, BLOCK // max(1, converted[:1].numel()))
+        for start in range(0, len(pixels), size):
+            part: Any = pixels[start : start + size]
+            # as float64, so that no type of the pixels changes how they are rounded
+            block = part.detach().double() if isinstance(part, Tensor) else torch.from_numpy(part.astype(np.float64))
+            outside = ~((block >= 0) & (block <= 1)).flatten(1)  # so NaN is outside
+            if outside.any():
+                index, pixel = outside.nonzero()[0].tolist()
+                raise UserError(
+                    f"InMemoryImages.from_floats: image {start + index} of {source} has the pixel value "
+                    f"{block[index].flatten()[pixel].item():g}, but pixels must be finite and lie in [0, 1]: "
+                    "scale or repair them first."
+                )
+            converted[start : start + size] = block.mul(255).round()
+        return cls(converted, labels, classes)
 
     @property
     def image_shape(self) -> Shape:
@@ -91,7 +152,7 @@ class InMemoryImages(Images):
         rows = indices if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
 
-    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The pixels of each batch of indices, uint8, (B, C, H, W)."""
         for indices in batches:
             yield self.pixels.index_select(0, indices if self.rows is None else self.rows[indices])
@@ -226,14 +287,43 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @cached_property
     def splits(self) -> dict[str, Images]:
-        """The images of `train`, `val` and `test`."""
-        train, test = self.load()
+        """The images of `train`, `val` and `test`.
+
+        Raises:
+            UserError: `load` failed, or what it gave is not a data set; the sentence names this class, the split and,
+                where it is one image, its index.
+        """
+        name = type(self).__name__
+        try:
+            loaded: Any = self.load()
+        except UserError as error:
+            if str(error).startswith(name):
+                raise
+            raise UserError(f"{name}: {error}", error.exit_code) from error
+        if not (isinstance(loaded, tuple) and [isinstance(images, Images) for images in loaded] == [True, True]):
+            raise UserError(f"{name}: load must return the training and the test images, as a pair of Images.")
+        train, test = loaded
+        for split, images in (("training", train), ("test", test)):
+            _check(images, f"{name}: the {split} images")
+        if train.image_shape != test.image_shape:
+            raise UserError(
+                f"{name}: the training images have the shape {train.image_shape} (channels, height, width), but the "
+                f"test images {test.image_shape}: give both the same."
+            )
+        if train.classes != test.classes:
+            raise UserError(
+                f"{name}: the training images have the classes {list(train.classes)}, but the test images "
+                f"{list(test.classes)}: give both the same."
+            )
+        if len(train.labels) < 2:
+            raise UserError(
+                f"{name}: the number of training images is {len(train.labels)}, but at least 2 are needed: one of them "
+                "is held out for validation."
+            )
+        if len(test.labels) == 0:
+            raise UserError(f"{name}: the test split is empty; it needs at least one image.")
         train, val = random_split(train, self.val_fraction, self.split_seed)
-        splits = {"train": train, "val": val, "test": test}
-        for name, images in splits.items():
-            if len(images.labels) == 0:
-                raise UserError(f"{type(self).__name__}: the {name} split is empty; it needs at least one image.")
-        return splits
+        return {"train": train, "val": val, "test": test}
 
     @property
     def image_shape(self) -> Shape:
@@ -297,6 +387,25 @@ class DataModule(pl.LightningDataModule, ABC):
             return Loader(self.splits[split], self.batch_size, 0, 1, **order)
         rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
         return Loader(self.splits[split], self.batch_size, rank, processes, device=device, **order)
+
+
+def _check(images: Images, what: str) -> None:
+    """Refuse labels and shapes that are none; `what` names the images."""
+    shape, labels, classes = images.image_shape, images.labels, len(images.classes)
+    if len(shape) != 3 or min(shape) < 1:
+        raise UserError(f"{what} have the shape {shape}, but it must be channels, height, width, each at least 1.")
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise UserError(
+            f"{what} have labels of type {labels.dtype} and shape {tuple(labels.shape)}, but they must be int64 of "
+            "shape (N,)."
+        )
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        index = int(outside.nonzero()[0])
+        raise UserError(
+            f"{what} have the label {int(labels[index])} at index {index}, but there are {classes} classes, so labels "
+            f"must lie in 0…{classes - 1}."
+        )
 
 
 def fingerprint(images: Images) -> str:

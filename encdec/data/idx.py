@@ -13,6 +13,7 @@ from encdec.data.base import Images, InMemoryImages
 from encdec.types import UserError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ADVICE = "delete it so that it is fetched again, or put an intact copy there"
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
@@ -23,20 +24,19 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises:
         UserError: the file can't be read, is truncated, or is not of this format.
     """
-    advice = "delete it so that it is fetched again, or put an intact copy there"
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP_MAGIC:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} can't be read ({error}): {advice}.") from error
+        raise UserError(f"{path} can't be read ({error}): {_ADVICE}.") from error
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise UserError(f"{path} is not an IDX file of {dimensions}-dimensional unsigned bytes: {advice}.")
+        raise UserError(f"{path} is not an IDX file of {dimensions}-dimensional unsigned bytes: {_ADVICE}.")
     shape = [int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4)]
     if len(content) != header + math.prod(shape):
         raise UserError(
-            f"{path} has {len(content) - header} bytes of data, but its header promises {math.prod(shape)}: {advice}."
+            f"{path} has {len(content) - header} bytes of data, but its header promises {math.prod(shape)}: {_ADVICE}."
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
@@ -47,10 +47,17 @@ def read_dataset(folder: Path, classes: tuple[str, ...], ending: str = "") -> tu
     Raises:
         UserError: a file can't be read, or two that belong together do not fit.
     """
-    train, test = (
-        _read_split(folder / f"{part}-images-idx3-ubyte{ending}", folder / f"{part}-labels-idx1-ubyte{ending}", classes)
-        for part in ("train", "t10k")
+    pictures, labels = (
+        [folder / f"{part}-{kind}-ubyte{ending}" for part in ("train", "t10k")]
+        for kind in ("images-idx3", "labels-idx1")
     )
+    train, test = (_read_split(*files, classes) for files in zip(pictures, labels, strict=True))
+    if train.image_shape != test.image_shape:
+        sizes = ["×".join(map(str, images.image_shape[1:])) for images in (train, test)]
+        raise UserError(
+            f"{pictures[0]} has images of {sizes[0]} pixels, but {pictures[1]} of {sizes[1]}: put files there that "
+            "belong together."
+        )
     return train, test
 
 
@@ -63,7 +70,17 @@ def is_complete(folder: Path) -> bool:
 def _read_split(images: Path, labels: Path, classes: tuple[str, ...]) -> Images:
     pixels, targets = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(targets):
-        raise UserError(f"{images} has {len(pixels)} images, but {labels} has {len(targets)} labels.")
-    if len(targets) and int(targets.max()) >= len(classes):
-        raise UserError(f"{labels} has the label {int(targets.max())}, but labels go from 0 to {len(classes) - 1}.")
+        raise UserError(
+            f"{images} has {len(pixels)} images, but {labels} has {len(targets)} labels: put files there that "
+            "belong together."
+        )
+    if pixels.numel() == 0:
+        raise UserError(f"{images} has no pixels, its header says {tuple(pixels.shape)}: {_ADVICE}.")
+    outside = targets >= len(classes)
+    if outside.any():
+        index = int(outside.nonzero()[0])
+        raise UserError(
+            f"{labels} has the label {int(targets[index])} at index {index}, but labels go from 0 to "
+            f"{len(classes) - 1}: {_ADVICE}."
+        )
     return InMemoryImages(pixels.unsqueeze(1), targets.long(), classes)
