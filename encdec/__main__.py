@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import sys
 
 from encdec.commands import answer
@@ -14,6 +15,7 @@ def main() -> None:
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that dies makes the others print C++ frames
     # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
     gc.disable()
     try:

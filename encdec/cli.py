@@ -120,6 +120,9 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
         config = self.config[self.config.subcommand]
+        _check_trainer(config.trainer)
+        if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
+            raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
         flag = None if self._command != "fit" or config.resume is False else config.resume
         for key in ("resume", "ckpt_path"):
@@ -182,7 +185,7 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError) as error:  # the trainer's words for a setting that it can't take
+        except (TypeError, ValueError, ImportError) as error:  # the trainer's words for a setting that it can't take
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -260,6 +263,10 @@ class CLI(LightningCLI):
             if stop.code == 1:
                 report(self.trainer)
                 raise signals.Stopped(signal.SIGINT) from None
+            raise
+        except ValueError as error:
+            if "val_check_interval" in str(error):  # known when the batches are counted
+                raise UserError(" ".join(str(error).split()), 2) from error
             raise
 
 
@@ -342,14 +349,52 @@ def _flag_values(args: list[str], *flags: str) -> list[str]:
 
 
 def _check_configs(args: list[str]) -> list[str]:
-    """`args`, if every config among them is YAML; the parser would not name the file that is not."""
+    """`args`, if every config among them holds settings; the parser would not name the file that does not."""
     for config in _flag_values(args, "--config", "-c"):
-        if Path(config).is_file():
-            try:
-                yaml.safe_load(Path(config).read_text())
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+        if not Path(config).is_file():
+            continue  # the parser says so
+        try:
+            node = yaml.compose(Path(config).read_text(), Loader=yaml.SafeLoader)
+            settings = yaml.safe_load(Path(config).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
+        _refuse_duplicates(node, config)
     return args
+
+
+def _refuse_duplicates(node: Any, config: str) -> None:
+    """Of two settings with one name, YAML takes the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        for key, value in node.value:
+            if names.count(key.value) > 1:
+                raise UserError(f"{config} sets {key.value!r} twice, in line {key.start_mark.line + 1}: keep one.", 2)
+            _refuse_duplicates(value, config)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, config)
+
+
+def _check_trainer(config: Any) -> None:
+    """Refuse what Lightning's trainer takes without a word, or stumbles over later."""
+    for key in ("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        if config[key] is not None and config[key] < 1:
+            raise UserError(f"trainer.{key} is {config[key]}, but it must be at least 1.", 2)
+    if config.gradient_clip_val is not None and config.gradient_clip_val < 0:
+        raise UserError(f"trainer.gradient_clip_val is {config.gradient_clip_val}, but it can't be negative.", 2)
+    cores = os.cpu_count() or 1
+    if config.accelerator == "cpu" and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
+        raise UserError(
+            f"trainer.devices is {config.devices}: so many processes on {cores} cores would stand still.", 2
+        )
+    if config.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches is 0, so there would be nothing to train on.", 2)
+    if isinstance(config.strategy, str) and any(word in config.strategy for word in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy is {config.strategy}, which does not work from the command line: take ddp.", 2
+        )
 
 
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:

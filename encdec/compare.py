@@ -6,12 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from encdec.commands import COMMANDS, fail
+from encdec.commands import COMMANDS, fail, suggestion
 from encdec.types import UserError
 
 ENDING = ".evaluation.json"
@@ -45,8 +45,17 @@ def main(args: Sequence[str]) -> None:
         fail(str(error), error.exit_code)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        wrong = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        if wrong.startswith("-"):
+            fail(f"compare has no option {wrong}{suggestion(wrong, flags)}", 2)
+        fail(f"compare: {message}.", 2)
+
+
 def _compare(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="encdec compare",
         description=COMMANDS["compare"],
         allow_abbrev=False,

@@ -41,6 +41,11 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     """
     key_match = re.search(r'Parser key "([^"]+)"', message)
     key = key_match[1] if key_match else ""
+    if match := re.search(r"argument (\S+): expected one argument", message):
+        return f"{match[1].rpartition('/')[2]} needs a value."
+    if (match := re.search(r"unrecognized arguments: (\S+)", message)) and not match[1].startswith("-"):
+        hint = "--config" if Path(match[1]).suffix in (".yaml", ".yml") else "--model"
+        return f"{match[1]!r} stands alone, but values follow an option: is it {hint} {match[1]}?"
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         flag = match[1].split("=")[0].lstrip("-")
         return f"There is no option --{flag}{suggestion(flag, keys, prefix='--')}."
@@ -51,8 +56,11 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         tops = {known.partition(".")[0] for known in keys}
         return f"A config has no key {name!r}{suggestion(name, tops)}."
     if match := re.search(r"arguments are required: (\S+)", message):
-        name = match[1].rpartition(".")[2]
-        return f"--{name} is missing: give --config FILE, for example configs/vae.yaml, or --{name} NAME."
+        if match[1] == "model" or match[1].endswith(".model"):
+            return "--model is missing: give --config FILE, for example configs/vae.yaml, or --model NAME."
+        return f"The setting {match[1].rpartition('.')[2]!r} has no default: give it a value."
+    if match := re.search(r"Path is not a file: '([^']+)'", message):
+        return f"{key} must be a file, but {os.path.relpath(match[1])!r} is a folder."
     if match := re.search(r"File does not exist: '([^']+)'", message):
         configs = [str(path) for path in Path().glob("configs/**/*.yaml")]
         name = Path(match[1]).name
@@ -69,7 +77,10 @@ def sentence(message: str, keys: Iterable[str]) -> str:
     if match := re.search(r"Expected an? (.+?)\. Got value: (.*)", message):
         return f"{key}: {match[2]!r} is not valid; expected {_type_name(match[1])}."
     if match := re.search(r"Given value: (.*)", message):
-        expected = dict.fromkeys(_type_name(name) for name in re.findall(r"- Expected an? (.+)", message))
+        names = re.findall(r"- Expected an? (.+)", message)
+        # what a setting could also be written as helps nobody
+        names = [name for name in names if not name.startswith(("path but ", "dot import path"))]
+        expected = dict.fromkeys(map(_type_name, names)) or {"the name of a class": None}
         return f"{key}: {match[1]!r} is not valid; expected {' or '.join(expected)}."
     text = " ".join(message.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -39,11 +39,17 @@ class BestAndLast(ModelCheckpoint):
         """Say where the run's own folder of checkpoints is, and whether the run goes on in it.
 
         Raises:
-            UserError: the folder that the config names holds checkpoints of another run.
+            UserError: the folder that the config names holds checkpoints of another run, or can't be made.
         """
         if self.dirpath is None:
             self.dirpath = str(folder)
-        elif not resumed and any(Path(self.dirpath).glob("*.ckpt")):
+        try:
+            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The folder of checkpoints {self.dirpath} can't be made ({error.strerror}).") from error
+        if str(folder) == self.dirpath:
+            return
+        if not resumed and any(Path(self.dirpath).glob("*.ckpt")):
             raise UserError(
                 f"checkpoint.dirpath is {self.dirpath}, which holds the checkpoints of another run: name an empty "
                 "folder, or leave it out."
@@ -78,6 +84,13 @@ class BestAndLast(ModelCheckpoint):
         """Save the best and the last."""
         self._validated_step = trainer.global_step
         if self._saves(trainer):
+            if self.monitor not in trainer.callback_metrics:
+                known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+                raise UserError(
+                    f"checkpoint.monitor is {self.monitor!r}, but what a validation gives is {', '.join(known)}: "
+                    "set it to one of them.",
+                    2,
+                )
             _flush(trainer)
             super().on_validation_end(trainer, pl_module)
             self.save_now(trainer)

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from encdec.losses import pixel_means
 from encdec.noise import normal
 from encdec.paradigms import Paradigm
+from encdec.paradigms.base import require_positive
 from encdec.pictures import comparison, enlarge, grid, sample_labels
 from encdec.types import Batch
 
@@ -38,10 +39,14 @@ class ImageGrids(pl.Callback):
     Args:
         every_n_epochs: how often, counted from the first epoch; the last epoch is drawn in any case.
         num_images: how many validation images are shown.
+
+    Raises:
+        UserError: a number is not positive.
     """
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 16) -> None:
         self.every_n_epochs, self.num_images = every_n_epochs, num_images
+        require_positive(self, "every_n_epochs", "num_images")
         self._batch: Batch | None = None
 
     def on_validation_batch_start(

@@ -29,7 +29,8 @@ def fetch(dataset: Callable[..., Any], data_dir: str, **kwargs: Any) -> Any:
                 with redirect_stdout(None):
                     return dataset(data_dir, download=True, **kwargs)
     except (OSError, URLError, RuntimeError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{name} could not be loaded from {data_dir!r} nor downloaded to it ({error}): check the network and the "
+            f"{name} could not be loaded from {data_dir!r} nor downloaded to it ({reason}): check the network and the "
             "permissions, or put the data set's files there yourself."
         ) from error
