@@ -6,9 +6,12 @@ Processes are forked from one that has imported encdec and done nothing else, so
 import contextlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,18 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "a checkpoint's replacement": ("encdec.files", "os.replace"),
     "after a checkpoint's replacement": ("encdec.files", "_fsync"),
     "the report": ("encdec.cli", "report_fit"),
+    "loading data": ("encdec.data.digits.Digits", "load"),
 }
 """What a process can be killed in: where the function is, and its name. It is killed when the function is called."""
 
 
 def run(
-    folder: Path, *args: str, moment: str | None = None, call: int = 1, number: int = signal.SIGKILL
+    folder: Path,
+    *args: str,
+    moment: str | None = None,
+    call: int = 1,
+    number: int = signal.SIGKILL,
+    largest_file: int | None = None,
 ) -> tuple[int, str]:
     """Run the command line in `folder`, and send it a signal at a moment.
 
@@ -44,14 +53,12 @@ def run(
         moment: one of `MOMENTS`; None for never.
         call: at which call of the moment's function.
         number: the signal.
+        largest_file: how many bytes a file may have, as if the disk were full then.
 
     Returns:
         The exit code (negative for a signal) and what it printed.
     """
-    output = folder / "output.txt"
-    command = [*args, "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    child = _FORKS.Process(target=_child, args=(folder, command, output, moment, call, number))
-    child.start()
+    child, output = _start(folder, args, moment, call, number, largest_file)
     child.join(120)
     if child.is_alive():
         child.kill()
@@ -60,10 +67,45 @@ def run(
     return child.exitcode, output.read_text()
 
 
-def _child(folder: Path, args: list[str], output: Path, moment: str | None, call: int, number: int) -> None:
+@contextlib.contextmanager
+def background(folder: Path, *args: str) -> Iterator[None]:
+    """A training that goes on meanwhile, from its first checkpoint on, and is killed in the end."""
+    child, output = _start(folder, args)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(folder.rglob("last.ckpt")) and child.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(folder.rglob("last.ckpt")), output.read_text()
+        yield
+        assert child.is_alive(), output.read_text()
+    finally:
+        child.kill()
+        child.join()
+
+
+def _start(folder: Path, args: tuple[str, ...], *rest: Any) -> tuple[BaseProcess, Path]:
+    output = folder / f"output-{time.monotonic_ns()}.txt"
+    output.touch()
+    command = [*args, "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    child = _FORKS.Process(target=_child, args=(folder, command, output, *rest))
+    child.start()
+    return child, output
+
+
+def _child(
+    folder: Path,
+    args: list[str],
+    output: Path,
+    moment: str | None = None,
+    call: int = 1,
+    number: int = signal.SIGKILL,
+    largest_file: int | None = None,
+) -> None:
     from encdec.cli import main
 
     os.chdir(folder)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -113,52 +113,6 @@ def test_last_is_the_last_even_when_it_is_not_the_best(cli: RunCLI, project: Pat
     assert best["metrics"]["val/kl"] <= last["metrics"]["val/kl"]
 
 
-BAD_CALLS = {
-    "unknown command": (["fti"], "'fti' is not a command; did you mean fit?"),
-    "no model": (["fit"], "--model is missing"),
-    "unknown model": (["fit", "--model", "VEA"], "there is no class 'VEA'; did you mean VAE?"),
-    "unknown data": (["fit", "--model", "VAE", "--data", "MNSIT"], "did you mean MNIST?"),
-    "unknown network": ([*VAE, "--model.encoder", "MLPEncode"], "did you mean MLPEncoder?"),
-    "unknown optimizer": ([*VAE, "--model.optimizer", "Adm"], "there is no class 'Adm'; did you mean Adam?"),
-    "unknown model option": ([*VAE, "--model.betta=3"], "no option 'betta' here; did you mean beta?"),
-    "unknown network option": ([*VAE, "--model.encoder.hiden=3"], "did you mean hidden?"),
-    "abbreviated option": ([*VAE, "--trainer.max_epoch=3"], "did you mean --trainer.max_epochs?"),
-    "wrong type": ([*VAE, "--model.beta=x"], "beta: 'x' is not valid; expected float."),
-    "wrong choice": ([*VAE, "--trainer.precision=7"], "trainer.precision: '7' is not valid"),
-    "value out of range": ([*VAE, "--model.latent_dim=0"], "VAE: latent_dim is 0"),
-    "data out of range": ([*VAE, "--data.batch_size=0"], "Digits: batch_size is 0"),
-    "layer of no size": ([*VAE, "--model.decoder.hidden=[-3]"], "MLPDecoder: hidden is [-3]"),
-    "seed out of range": ([*VAE, "--seed_everything=-1"], "seed_everything is -1"),
-    "unknown strategy": ([*VAE, "--trainer.strategy=dpp"], "invalid strategy name"),
-    "ambiguous class": ([*VAE, "--model.lr_scheduler=ReduceLROnPlateau"], "lightning.pytorch.cli.ReduceLROnPlateau"),
-    "network too deep": ([*VAE, "--model.encoder=ConvEncoder", "--model.encoder.channels=[1,1,1,1,1]"], "at most 3"),
-    "missing config": (["fit", "--config", "configs/vea.yaml"], "did you mean configs/vae.yaml?"),
-    "config with a typo": (["fit", "--config", "typo.yaml"], "no key 'modle'; did you mean model?"),
-    "config that is no YAML": (["fit", "--config", "broken.yaml"], "broken.yaml"),
-    "random seed": ([*VAE, "--seed_everything=true"], "give a number"),
-    "test without a checkpoint": (["test", "--config", "configs/vae.yaml"], "give --ckpt_path FILE"),
-    "missing checkpoint": (["test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt"], "no checkpoint 'no.ckpt'"),
-    "missing checkpoint alone": (["test", "--ckpt_path=no.ckpt"], "no checkpoint 'no.ckpt'"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CALLS)
-def test_a_wrong_call_is_one_sentence_and_exit_code_2(
-    name: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "typo.yaml").write_text("modle: {class_path: VAE}\n")
-    (project / "broken.yaml").write_text("model: {class_path: VAE\n")
-    args, expected = BAD_CALLS[name]
-    with pytest.raises(SystemExit) as stop:
-        cli(*args)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2, err
-    assert expected in err
-    assert err.startswith("encdec: error: ")
-    assert len(err.strip().splitlines()) == 1, err
-    assert not (project / "lightning_logs").exists(), "a wrong call leaves nothing behind"
-
-
 BAD_FILES = {
     "truncated": "can't be read as a checkpoint",
     "foreign": "not a checkpoint of encdec",
