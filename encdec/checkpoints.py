@@ -1,115 +1,35 @@
-"""Reading checkpoints: weights and plain values only, never code."""
+"""Reading checkpoints, and what was exported from them: weights and plain values only, never code."""
 
+import hashlib
 import inspect
-import pickle
+import json
+import re
 import warnings
 import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
+import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.cli import instantiate_module
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from encdec import plugins
+from encdec import __version__, plugins, trust
 from encdec.files import written_whole
 from encdec.paradigms import Paradigm
+from encdec.paradigms.base import CURVE_KEY, FORMAT, WRITTEN_BY_KEY
 from encdec.types import UserError
 
-
-def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """The contents of a checkpoint that encdec wrote, on the CPU.
-
-    Raises:
-        UserError: there is no such file, or it is damaged, foreign, or holds more than weights and plain values.
-    """
-    require_file(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path} can't be read as a checkpoint: it is truncated, foreign, or holds code "
-            f"({type(error).__name__}); use another one, such as the run's best.ckpt or last.ckpt."
-        ) from error
-    if not isinstance(checkpoint, dict) or "_class_path" not in checkpoint.get("hyper_parameters", {}):
-        raise UserError(f"{path} is not a checkpoint of encdec: it does not say which paradigm it holds.")
-    return checkpoint
-
-
-def require_file(path: str | PathLike[str]) -> None:
-    """Check that there is a checkpoint.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
-
-
-def paradigm_class(checkpoint: dict[str, Any], path: str | PathLike[str]) -> type[Paradigm]:
-    """The paradigm that a checkpoint holds, looked up among those that encdec and its plugins define.
-
-    Raises:
-        UserError: it is not among them.
-    """
-    name = checkpoint["hyper_parameters"]["_class_path"]
-    for known in plugins.subclasses(Paradigm):
-        # a config may name a class by the package that exports it
-        if name.rpartition(".")[2] == known.__name__ and known.__module__.startswith(name.rpartition(".")[0]):
-            return known
-    raise UserError(
-        f"{path} holds a {name}, which is none of the paradigms known here "
-        f"({', '.join(sorted(known.__name__ for known in plugins.subclasses(Paradigm)))}): "
-        "put the plugin that defines it into ./plugins."
-    )
-
-
-def load_paradigm(path: str | PathLike[str]) -> Paradigm:
-    """See `encdec.load`."""
-    plugins.load()
-    checkpoint = read_checkpoint(path)
-    known = paradigm_class(checkpoint, path)
-    accepted = _parameters(known)
-    hparams = checkpoint["hyper_parameters"]
-    foreign = [name for name in hparams if name not in accepted and not name.startswith("_")]
-    if foreign:
-        raise UserError(
-            f"{path} was written by another version of {known.__name__}: it has the settings {', '.join(foreign)}, "
-            "which are not known here."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Lightning calls what jsonargparse 4 deprecates
-            paradigm = pl.LightningModule.load_from_checkpoint(Path(path), map_location="cpu", weights_only=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
-    assert isinstance(paradigm, Paradigm)
-    paradigm.hparams.update(hparams)
-    paradigm._not_rebuildable.clear()  # the checkpoint's own settings rebuild it
-    return paradigm.eval()
-
-
-def _parameters(cls: type) -> set[str]:
-    """The names that the constructors of a class and its bases accept."""
-    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base).parameters}
-
-
-def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Check that a checkpoint's weights are those of a paradigm, by name and shape.
-
-    Raises:
-        UserError: they are not; it names the first that differs.
-    """
-    held = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in paradigm.state_dict().items()}
-    for name in sorted(held.keys() | wanted.keys()):
-        if held.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path} does not fit the model that the config describes: {name} is {held.get(name, 'missing')} in "
-                f"the checkpoint and {wanted.get(name, 'missing')} in the model; give the config it was made with."
-            )
+ENDING = ".ckpt"
+METADATA_KEY = "encdec"
+"""Under which a safetensors file holds JSON: all but the weights."""
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+_INSTEAD = "use another one, such as the run's best.ckpt or last.ckpt"
+_ZIP, _OLD_TORCH = b"PK\x03\x04", b"\x80\x02"
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(\.\d{1,9})*((a|b|rc|\.post|\.dev)\d{1,9})*(\+[a-z0-9.]+)?")
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -123,17 +43,324 @@ class CheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: it can't be written, for example because the disk is full.
         """
-        with written_whole(Path(path), _verify) as file:
-            torch.save(checkpoint, file)
+        with written_whole(Path(path), read_back) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch makes of an error of the disk
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from None
 
     def load_checkpoint(
         self, path: str | PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """See `read_checkpoint`."""
+        """See `read_checkpoint`; there is no way to ask for less caution."""
         return read_checkpoint(path)
 
+    def remove_checkpoint(self, path: str | PathLike[str]) -> None:
+        """Delete a checkpoint, and never anything else: a resumed run has this path from a file."""
+        if Path(path).suffix == ENDING and Path(path).is_file():
+            Path(path).unlink()
 
-def _verify(path: Path) -> None:
-    with zipfile.ZipFile(path) as file:
-        if file.testzip() is not None:
-            raise OSError("what was written can't be read back")
+
+def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """The contents of a checkpoint that encdec wrote or exported, on the CPU; weights are read when they are used.
+
+    An exported one has all but the state of the training: `state_dict`, `hyper_parameters`, `metrics`, `epoch`, …
+
+    Raises:
+        UserError: there is no such file, or it is damaged, foreign, from a newer encdec, or holds more than weights
+            and plain values.
+    """
+    require_file(path)
+    exported = _verify(path)
+    try:
+        if exported is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what a stranger's file looks like
+                # an explicit True: without it, an environment variable could make torch run code
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            checkpoint = exported
+        _check_contents(checkpoint, path)
+    except UserError:
+        raise
+    except Exception as error:  # a hostile file raises nearly anything
+        raise UserError(
+            f"{path} can't be read as a checkpoint: it is foreign, or holds code ({type(error).__name__}); {_INSTEAD}."
+        ) from error
+    assert isinstance(checkpoint, dict)
+    return checkpoint
+
+
+def require_file(path: str | PathLike[str]) -> None:
+    """Check that there is a checkpoint on this machine's disk.
+
+    Raises:
+        UserError: there is no such file, or it is an address.
+    """
+    try:
+        found = Path(path).is_file()
+    except OSError:  # a name that is too long
+        found = False
+    if not found and trust.is_address(str(path)):
+        raise UserError(f"{str(path)!r} is an address, but a checkpoint is read from a file: download it first.", 2)
+    if not found:
+        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
+
+
+def verify(path: str | PathLike[str]) -> None:
+    """Check that a file is a whole checkpoint or a whole export: that its bytes are those that were written.
+
+    Raises:
+        UserError: it is not; the sentence names the record that is damaged.
+    """
+    _verify(path)
+
+
+def read_back(path: Path) -> None:
+    """`verify`, for a file that was just written.
+
+    Raises:
+        OSError: it is not whole.
+    """
+    try:
+        verify(path)
+    except UserError as error:
+        raise OSError("what was written can't be read back") from error
+
+
+def paradigm_class(checkpoint: dict[str, Any], path: str | PathLike[str]) -> type[Paradigm]:
+    """The paradigm that a checkpoint holds, looked up among those that encdec and its plugins define.
+
+    Raises:
+        UserError: it is not among them.
+    """
+    name = checkpoint["hyper_parameters"]["_class_path"]
+    classes = plugins.subclasses(Paradigm)
+    for known in classes:
+        if known is trust.named(name) or known.__name__ == name:
+            return known
+    raise UserError(
+        f"{path} holds a {trust.quoted(name)}, which is none of the paradigms known here "
+        f"({', '.join(sorted(known.__name__ for known in classes))}): put the plugin that defines it into ./plugins."
+    )
+
+
+def load_paradigm(path: str | PathLike[str]) -> Paradigm:
+    """See `encdec.load`."""
+    plugins.load()
+    checkpoint = read_checkpoint(path)
+    known = paradigm_class(checkpoint, path)
+    accepted = _parameters(known)
+    hparams = checkpoint["hyper_parameters"]
+    foreign = [name for name in hparams if name not in accepted and not name.startswith("_")]
+    if foreign:
+        raise UserError(
+            f"{path} was written by another version of {known.__name__}: it has the settings "
+            f"{', '.join(map(trust.quoted, foreign[:5]))}, which are not known here."
+        )
+    if hparams.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:
+        raise UserError(
+            f"{path} wants to be built by {trust.quoted(hparams['_instantiator'])}, which encdec never does."
+        )
+    settings = {name: value for name, value in hparams.items() if name in accepted}
+    trust.check_names(settings, str(path), "put the plugin that defines it into ./plugins")
+    class_path = f"{known.__module__}.{known.__qualname__}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Lightning calls what jsonargparse 4 deprecates
+            paradigm = instantiate_module(Paradigm, {"_class_path": class_path, **settings})
+        assert isinstance(paradigm, Paradigm)
+        check_fits(paradigm, checkpoint, path)
+        paradigm.on_load_checkpoint(checkpoint)
+        paradigm.load_state_dict(checkpoint["state_dict"])
+    except UserError:
+        raise
+    except Exception as error:  # of the constructor, with settings that it was never meant for
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
+    for name, weight in paradigm.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
+    paradigm.hparams.update(hparams)
+    paradigm._not_rebuildable.clear()  # the checkpoint's own settings rebuild it
+    return paradigm.eval()
+
+
+def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Check that a checkpoint's weights are those of a paradigm, by name, shape and kind of number.
+
+    Raises:
+        UserError: they are not; it names the first that differs.
+    """
+    held, wanted = (
+        {name: _kind(tensor) for name, tensor in state.items()}
+        for state in (checkpoint["state_dict"], paradigm.state_dict())
+    )
+    for name in sorted(held.keys() | wanted.keys()):
+        if held.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} does not fit the model that the config describes: {trust.quoted(name)} is "
+                f"{held.get(name, 'missing')} in the checkpoint and {wanted.get(name, 'missing')} in the model; "
+                "give the config it was made with."
+            )
+
+
+def digest(metadata: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """SHA-256 of all that an export holds: safetensors has no checksum of its own."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(weights):
+        weight = weights[name].detach().contiguous()
+        found.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        found.update(weight.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _verify(path: str | PathLike[str]) -> dict[str, Any] | None:
+    """See `verify`; gives the contents of an export, which can't be checked without reading them."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(9)
+        if head.startswith(_ZIP):
+            _check_records(path)
+            return None
+        if head.startswith(_OLD_TORCH):
+            raise UserError(f"{path} has the format that PyTorch used until 2020, which encdec does not read.")
+        if head[8:] == b"{":
+            return _read_export(path)
+        raise UserError(f"{path} is no checkpoint, or its beginning is damaged; {_INSTEAD}.")
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error}).") from error
+    except Exception as error:  # a broken file raises nearly anything
+        raise UserError(
+            f"{path} is damaged: it is truncated or changed ({type(error).__name__}); {_INSTEAD}."
+        ) from error
+
+
+def _parameters(cls: type) -> set[str]:
+    """The names that the constructors of a class and its bases accept."""
+    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base).parameters}
+
+
+def _kind(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" of {tensor.dtype}"  # a run in another precision does fit
+    return f"{tuple(tensor.shape)}{kind}"
+
+
+def _check_records(path: str | PathLike[str]) -> None:
+    """Check the checksum of every record: torch does not, where it maps a file into memory."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
+        # torch writes records as they are: anything else could unpack to more than there is memory
+        if packed or sum(record.file_size for record in records) > Path(path).stat().st_size:
+            raise UserError(f"{path} is packed in a way in which no checkpoint is; {_INSTEAD}.")
+        damaged = archive.testzip()  # a piece at a time
+        if damaged is not None:
+            raise UserError(f"{path} is damaged (record {trust.quoted(damaged)}); {_INSTEAD}.")
+
+
+def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(METADATA_KEY)
+        if text is None:
+            raise UserError(f"{path} is not an export of encdec: its metadata have no {METADATA_KEY!r}.")
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    held = json.loads(text)
+    _check_format(held, path)
+    if digest({name: value for name, value in held.items() if name != "sha256"}, weights) != held.get("sha256"):
+        raise UserError(f"{path} is damaged: it is not what was exported; export the checkpoint again.")
+    # Lightning asks for its version, and for nothing else that is not here, when it measures
+    return {
+        WRITTEN_BY_KEY: {"format": held["format"], "version": held["version"]},
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": weights,
+        "hyper_parameters": {**held["hyper_parameters"], "_class_path": held["paradigm"]},
+        "global_step": held["step"],
+        "epoch": held["epoch"],
+        "metrics": held["metrics"],
+    }
+
+
+def _check_format(written_by: Any, path: str | PathLike[str]) -> None:
+    if not isinstance(written_by, dict) or not _is_count(written_by.get("format")):
+        raise _foreign(path, "what it says about who wrote it is not valid")
+    if written_by["format"] > FORMAT:
+        raise UserError(
+            f"{path} was written by encdec {trust.quoted(written_by.get('version'))} in format "
+            f"{written_by['format']}, but encdec {__version__}, which is running, reads formats up to {FORMAT}: update "
+            "encdec."
+        )
+
+
+def _check_contents(checkpoint: Any, path: str | PathLike[str]) -> None:
+    """Check that what encdec and Lightning read in a checkpoint has the types that they expect."""
+    if type(checkpoint) is not dict or not isinstance(checkpoint.get("hyper_parameters"), dict):
+        raise _foreign(path, "it has no hyper_parameters")
+    if WRITTEN_BY_KEY in checkpoint:
+        _check_format(checkpoint[WRITTEN_BY_KEY], path)
+    hparams = checkpoint["hyper_parameters"]
+    if not isinstance(hparams.get("_class_path"), str):
+        raise _foreign(path, "it does not say which paradigm it holds")
+    if not all(isinstance(name, str) for name in checkpoint) or not all(isinstance(name, str) for name in hparams):
+        raise _foreign(path, "its keys are not text")
+    if not all(_is_count(checkpoint.get(name)) for name in ("epoch", "global_step")):
+        raise _foreign(path, "its epoch or its step is no count")
+    version = checkpoint.get("pytorch-lightning_version")
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if match is None or (int(match[1]), int(match[2])) < (2, 6):
+        raise _foreign(path, f"encdec never ran with Lightning {trust.quoted(version)}")
+    for name, kind in {"loops": dict, "callbacks": dict, "metrics": dict, "optimizer_states": list}.items():
+        if not isinstance(checkpoint.get(name, kind()), kind):
+            raise _foreign(path, f"its {name} are no {kind.__name__}")
+    if not all(isinstance(value, int | float) for value in checkpoint.get("metrics", {}).values()):
+        raise _foreign(path, "its metrics are not numbers")
+    _check_weights(checkpoint.get("state_dict"), path)
+    _check_callbacks(checkpoint.get("callbacks", {}), path)
+    if "optimizer_states" in checkpoint:
+        _check_progress(checkpoint, path)
+
+
+def _check_weights(weights: Any, path: str | PathLike[str]) -> None:
+    if type(weights) is not dict and not (isinstance(weights, dict) and vars(weights).keys() <= {"_metadata"}):
+        raise _foreign(path, "it has no weights")
+    size = Path(path).stat().st_size
+    for name, weight in weights.items():
+        plain = type(weight) in (Tensor, nn.Parameter) and weight.layout == torch.strided and not weight.is_quantized
+        # a tensor may repeat a few numbers, and then fill all memory when it is copied
+        if not isinstance(name, str) or not plain or weight.device.type != "cpu" or weight.nbytes > size:
+            raise _foreign(path, f"{trust.quoted(name)} is no weight")
+
+
+def _check_callbacks(states: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Check the names of earlier checkpoints, which Lightning deletes when there are better ones."""
+    for state in states.values():
+        if not isinstance(state, dict):
+            raise _foreign(path, "the state of a callback is no dictionary")
+        files = [value for name, value in state.items() if str(name).endswith("_model_path")]
+        for file in filter(None, [*files, *state.get("best_k_models", {})]):
+            # a folder and a way out of it looks to Lightning as if it lay in the folder
+            climbs = [part == ".." for part in Path(file).parts]
+            if trust.is_address(file) or climbs != sorted(climbs, reverse=True):
+                raise _foreign(path, f"it names {trust.quoted(file)} as an earlier checkpoint")
+
+
+def _check_progress(checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Check what a training goes on with, as far as it is read by encdec."""
+    loop, curve = checkpoint["loops"]["fit_loop"], checkpoint.get(CURVE_KEY)
+    epochs, is_last = loop["epoch_progress"]["current"]["processed"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+    if not _is_count(epochs) or type(is_last) is not bool:
+        raise _foreign(path, "how far its training went is not valid")
+    if curve is not None:
+        names, totals = curve["names"], torch.tensor(curve["totals"], dtype=torch.float64)
+        if not _is_count(curve["logged_step"]) or totals.numel() % (len(names) + 1) or not all(map(str.isascii, names)):
+            raise _foreign(path, "its training curve is not valid")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _foreign(path: str | PathLike[str], reason: str) -> UserError:
+    return UserError(f"{path} is not a checkpoint of encdec: {reason}; {_INSTEAD}.")

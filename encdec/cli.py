@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from encdec import checkpoints, errors, loops, plugins, quiet, runs, signals
+from encdec import checkpoints, errors, exports, loops, plugins, quiet, runs, signals, trust
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -158,6 +158,12 @@ class CLI(LightningCLI):
                 f"{self._start.checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was "
                 "made with."
             )
+        if self._command == "fit" and "optimizer_states" not in self._start.contents:
+            raise UserError(
+                f"{self._start.checkpoint} holds weights but not the state of the training, so fit can't go on from "
+                "it: give a checkpoint such as last.ckpt.",
+                2,
+            )
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
@@ -209,8 +215,6 @@ class CLI(LightningCLI):
         ours = {"weights_only", "verbose", "return_predictions"}
         return {self._command: LightningCLI.subcommands()[self._command] | ours}
 
-    # weights_only: reading a checkpoint never runs code
-
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
         start, trainer = self._start, self.trainer
@@ -251,9 +255,11 @@ class CLI(LightningCLI):
     def _until_interrupted(
         self, run: Callable[..., Any], report: Callable[[pl.Trainer], None], kwargs: dict[str, Any]
     ) -> None:
+        if self._start.checkpoint is not None:  # a path even where it is `best` or `registry:x`, Lightning's words
+            kwargs["ckpt_path"] = os.path.join(os.curdir, self._start.checkpoint)
         try:
             with signals.ending_together(self.trainer):
-                run(weights_only=True, **kwargs)
+                run(weights_only=True, **kwargs)  # reading a checkpoint never runs code
         except signals.Stopped as stop:
             report(self.trainer)
             if stop.signal == signals.REQUEUE and self.trainer.is_global_zero:
@@ -292,6 +298,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         for problem in plugins.load():
             say(problem)
+        if args[0] == "export":
+            return exports.main(args[1:])
         CLI(
             args[0],
             model_class=Paradigm,
@@ -407,6 +415,7 @@ def _with_config_of_checkpoint(args: list[str]) -> list[str]:
         folders.append(Path(value).parent.parent)
     for folder in folders:
         if (folder / runs.CONFIG).is_file():
+            trust.check_config(folder / runs.CONFIG)
             return [args[0], "--config", str(folder / runs.CONFIG), *args[1:]]
     return args
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "Measure a checkpoint on the validation split.",
     "test": "Evaluate a checkpoint on the test split, alike for all paradigms.",
     "predict": "Write samples, reconstructions and interpolations to files.",
+    "export": "Write the weights of a checkpoint as safetensors, for other programs and people.",
     "compare": "Put evaluations of runs side by side: mean and spread over seeds.",
 }
 """What each command does, in one line."""

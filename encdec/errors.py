@@ -6,29 +6,14 @@ import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from encdec import plugins
 from encdec.commands import suggestion
 from encdec.data import DataModule
-from encdec.networks import Decoder, Encoder
-from encdec.observations import Observation
 from encdec.paradigms import Paradigm
 
-KINDS: dict[str, type[Any]] = {
-    "model": Paradigm,
-    "data": DataModule,
-    "encoder": Encoder,
-    "decoder": Decoder,
-    "observation": Observation,
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
-}
-"""What a key of the config that names a class must be."""
 _LONGEST = 400
 
 
@@ -65,7 +50,7 @@ def sentence(message: str, keys: Iterable[str]) -> str:
         configs = [str(path) for path in Path().glob("configs/**/*.yaml")]
         name = Path(match[1]).name
         return f"There is no file {match[1]!r}{suggestion(name, {Path(p).name: p for p in configs})}."
-    kind = KINDS.get(key.rpartition(".")[2])
+    kind = plugins.KINDS.get(key.rpartition(".")[2])
     if kind is not None and (match := re.search(r"(?:dot import path string|Given value): (\S+)", message)):
         classes = plugins.subclasses(kind)
         names = [known.__name__ for known in classes]
@@ -99,7 +84,7 @@ def unexpected(error: BaseException) -> str:
 
 def _parameters() -> set[str]:
     classes: list[type] = [Paradigm, DataModule, Trainer]
-    for kind in KINDS.values():
+    for kind in plugins.KINDS.values():
         classes += plugins.subclasses(kind)
     return {name for cls in classes for name in inspect.signature(cls).parameters} - {"args", "kwargs"}
 

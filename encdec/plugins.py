@@ -10,17 +10,30 @@ import sys
 import types
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
+from encdec.observations import Observation
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
 ENTRY_POINT_GROUP = "encdec.plugins"
 PACKAGE = "encdec_plugins"
+KINDS: dict[str, type[Any]] = {
+    "model": Paradigm,
+    "data": DataModule,
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "observation": Observation,
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
+}
+"""What a key of the config that names a class must be."""
 
 T = TypeVar("T")
 
@@ -63,6 +76,12 @@ def subclasses(base: type[T]) -> list[type[T]]:
             if not inspect.isabstract(cls) and _is_current(cls):
                 found.add(cls)
     return sorted(found, key=lambda cls: (cls.__name__, cls.__module__))
+
+
+def packages() -> set[str]:
+    """The names of the packages whose code the user has chosen to run: encdec and its plugins."""
+    installed = {entry_point.module.partition(".")[0] for entry_point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {"encdec", PACKAGE} | installed
 
 
 def refuse_duplicates() -> None:

@@ -153,11 +153,11 @@ def _world_size() -> int:
 def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     """Within, the processes that Lightning starts on this machine end when one of them fails, and before this one.
 
-    (Those that torchrun or Slurm started are theirs to end.)
+    (Those that torchrun or Slurm started are theirs to end; a torchrun that is gone takes its own with it.)
     """
     before = getattr(subprocess_script, _OBSERVER)
     setattr(subprocess_script, _OBSERVER, _watch_children)
-    if _was_launched(trainer):
+    if _was_launched(trainer) or "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     try:
         yield
@@ -213,5 +213,5 @@ def _watch_parent(parent: int) -> None:
     """End this process when the one that started it is gone."""
     while os.getppid() == parent:
         time.sleep(0.5)
-    time.sleep(_GRACE)
+    time.sleep(2)  # the main thread may be saying why
     os._exit(1)

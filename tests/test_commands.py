@@ -102,7 +102,8 @@ main()
     [
         (
             ["fitt"],
-            "'fitt' is not a command; did you mean fit?; the commands are fit, validate, test, predict, compare.",
+            "'fitt' is not a command; did you mean fit?; the commands are fit, validate, test, predict, export, "
+            "compare.",
         ),
         (["compere"], "did you mean compare?"),
         (["--config=configs/vae.yaml", "fit"], "as in `python -m encdec fit --config …`"),
@@ -132,8 +133,8 @@ def test_help_without_a_command_is_the_help(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"encdec {encdec.__version__}\n"
 
 
-def test_the_commands_are_those_of_lightning_and_compare() -> None:
-    assert list(COMMANDS) == [*LightningCLI.subcommands(), "compare"]
+def test_the_commands_are_those_of_lightning_and_ours() -> None:
+    assert list(COMMANDS) == [*LightningCLI.subcommands(), "export", "compare"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

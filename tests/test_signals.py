@@ -68,6 +68,16 @@ def group(process: subprocess.Popen[str]) -> list[int]:
     return sorted(found)
 
 
+def running(argument: str) -> list[str]:
+    """The processes that were started with an argument."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if argument.encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
+
+
 def assert_like_whole(name: str) -> None:
     whole, other = (killing.left(Path(f"lightning_logs/{n}/version_0")) for n in ("whole", name))
     assert killing.differences(whole, other) == []
@@ -131,10 +141,15 @@ def test_two_machines_train_like_one_and_go_on_after_a_kill(project: Path) -> No
     where = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}")
     args = ("--resume", *BASE, "--trainer.num_nodes=2", "--trainer.devices=1", "--name=nodes")
     command = (sys.executable, "-m", "torch.distributed.run", *where, "-m", "encdec", "fit", *args)
-    with started(*command) as one, started(*command) as two:
+    longer = (*command, "--trainer.max_epochs=3000")
+    with started(*longer) as one, started(*longer) as two:
         wait_for(last("nodes").exists, one)
         for node in (one, two):
             os.killpg(node.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while running("--name=nodes") and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert running("--name=nodes") == [], "torchrun's processes, which are in groups of their own, end with it"
     assert torch.load(last("nodes"), weights_only=True)["global_step"] < 30 * 22
     with started(*command) as one, started(*command) as two:
         for node in (one, two):

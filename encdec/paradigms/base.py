@@ -15,16 +15,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from encdec import __version__
 from encdec.floors import Floors
 from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
 from encdec.noise import normal, step_seed
 from encdec.types import Batch, Shape, Told, UserError
 
-_CURVE_KEY = "training_curve"
+CURVE_KEY = "training_curve"
 """Where a checkpoint holds the sums of the training scalars since they were last logged."""
-
-
+FORMAT, WRITTEN_BY_KEY = 1, "encdec"
+"""Raised when an older encdec would misread what this one writes; where a checkpoint says who wrote it."""
 _FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 """Devices whose fused kernels exist in every torch that is supported."""
 
@@ -304,7 +305,7 @@ class Paradigm(pl.LightningModule, ABC):
         return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save where the training curve is; refuse to write what is useless.
+        """Save who writes it and where the training curve is; refuse to write what is useless.
 
         Raises:
             UserError: the model could not be rebuilt from it, or a weight is not finite.
@@ -321,12 +322,13 @@ class Paradigm(pl.LightningModule, ABC):
                     "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
                 )
         sums = self._training_sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
-        checkpoint[_CURVE_KEY] = {"logged_step": self._logged_step, **sums}
+        checkpoint[WRITTEN_BY_KEY] = {"format": FORMAT, "version": __version__}
+        checkpoint[CURVE_KEY] = {"logged_step": self._logged_step, **sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the training curve where it was, and remember which step is measured."""
         self.loaded_step = checkpoint["global_step"]
-        curve = checkpoint.get(_CURVE_KEY)
+        curve = checkpoint.get(CURVE_KEY)
         if curve is not None and self._trainer is not None:
             self._logged_step = curve["logged_step"]
             self._training_sums.load_state_dict(curve, *self._rank_and_processes())

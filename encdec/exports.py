@@ -1,0 +1,82 @@
+"""`python -m encdec export`: checkpoints as safetensors, which other programs read without PyTorch or encdec."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from encdec import __version__
+from encdec.checkpoints import METADATA_KEY, digest, paradigm_class, read_back, read_checkpoint
+from encdec.commands import COMMANDS
+from encdec.files import written_whole
+from encdec.paradigms.base import FORMAT
+from encdec.types import UserError
+
+ENDING = ".safetensors"
+
+
+def main(args: Sequence[str]) -> None:
+    """Export a checkpoint and print where it is.
+
+    Args:
+        args: what follows `encdec export`.
+
+    Raises:
+        UserError: see `encdec.export`.
+        SystemExit: with code 2 for a wrong call.
+    """
+    parser = argparse.ArgumentParser(prog="encdec export", description=COMMANDS["export"], allow_abbrev=False)
+    parser.add_argument("checkpoint", help="a checkpoint of a run")
+    parser.add_argument("file", nargs="?", help=f"where to (default: beside the checkpoint, with {ENDING})")
+    options = parser.parse_args(args)
+    print(export_checkpoint(options.checkpoint, options.file))
+
+
+def export_checkpoint(checkpoint: str | PathLike[str], file: str | PathLike[str] | None = None) -> Path:
+    """See `encdec.export`."""
+    target = Path(checkpoint).with_suffix(ENDING) if file is None else Path(file)
+    if target.suffix != ENDING:
+        raise UserError(f"{target} would hold safetensors: give it a name that ends with {ENDING}.", 2)
+    contents = read_checkpoint(checkpoint)
+    paradigm_class(contents, checkpoint)
+    hparams = {name: value for name, value in contents["hyper_parameters"].items() if not name.startswith("_")}
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "version": __version__,
+        "paradigm": contents["hyper_parameters"]["_class_path"],
+        "hyper_parameters": hparams,
+        "step": contents["global_step"],
+        "epoch": contents["epoch"],
+        "metrics": contents.get("metrics", {}),
+    }
+    # each with memory of its own and in order, as the format wants it
+    weights = {
+        name: torch.clone(weight.detach(), memory_format=torch.contiguous_format)
+        for name, weight in contents["state_dict"].items()
+    }
+    try:
+        if json.loads(json.dumps(hparams)) != _as_lists(hparams):
+            raise TypeError("a key that is not text")
+        metadata["sha256"] = digest(metadata, weights)
+        content = safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{checkpoint} holds what safetensors with JSON can't: {error}.") from error
+    if target.exists():
+        if not target.is_file() or target.read_bytes() != content:
+            raise UserError(f"{target} is there already and differs: delete it, or give another name.", 2)
+        return target
+    with written_whole(target, check=read_back) as out:
+        out.write(content)
+    return target
+
+
+def _as_lists(value: Any) -> Any:
+    """A value with its tuples as lists, which is what JSON makes of them."""
+    if isinstance(value, dict):
+        return {name: _as_lists(inner) for name, inner in value.items()}
+    return [_as_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
