@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -307,7 +308,8 @@ def test_bad_settings_are_sentences(
     flag: str, words: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = project / "untrained.ckpt"
-    torch.save({"hyper_parameters": {"_class_path": "encdec.paradigms.VAE"}, "state_dict": {}}, checkpoint)
+    held = {"hyper_parameters": {"_class_path": "encdec.paradigms.VAE"}, "state_dict": {}, "epoch": 0, "global_step": 0}
+    torch.save({**held, "pytorch-lightning_version": lightning.__version__}, checkpoint)
     with pytest.raises(SystemExit) as stop:
         cli("test", "--config", "configs/vae.yaml", "--ckpt_path", str(checkpoint), flag)
     err = capsys.readouterr().err
