@@ -139,6 +139,7 @@ class CLI(LightningCLI):
             run = None if flag is True else flag
             self._start = runs.resume(parent, run, self._settings, config.checkpoint.dirpath)
         elif config.ckpt_path is not None:
+            checkpoints.require_file(config.ckpt_path)
             path = Path(config.ckpt_path)
             existing = None
             if self._command != "fit" and path.parent.name == runs.CHECKPOINTS:  # it writes into that run
@@ -158,7 +159,21 @@ class CLI(LightningCLI):
                 f"{self._start.checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was "
                 "made with."
             )
-        if self._command == "fit" and "optimizer_states" not in self._start.contents:
+        if self._command != "fit":
+            return
+        # its state would silently win over what the config says of the optimizer
+        saved, given = (
+            {"model": {key: of.get(key) for key in ("optimizer", "lr_scheduler")}}
+            for of in (self._start.contents["hyper_parameters"], self._settings["model"]["init_args"])
+        )
+        differing = runs.differences(saved, given, ("model",)) if saved["model"]["optimizer"] else []
+        if differing:
+            raise UserError(
+                f"The state of the optimizer in {self._start.checkpoint} was made with other settings: {differing[0]}. "
+                "Leave that out.",
+                2,
+            )
+        if "optimizer_states" not in self._start.contents:
             raise UserError(
                 f"{self._start.checkpoint} holds weights but not the state of the training, so fit can't go on from "
                 "it: give a checkpoint such as last.ckpt.",
@@ -393,7 +408,8 @@ def _check_trainer(config: Any) -> None:
     if config.gradient_clip_val is not None and config.gradient_clip_val < 0:
         raise UserError(f"trainer.gradient_clip_val is {config.gradient_clip_val}, but it can't be negative.", 2)
     cores = os.cpu_count() or 1
-    if config.accelerator == "cpu" and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
+    on_cpu = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
         raise UserError(
             f"trainer.devices is {config.devices}: so many processes on {cores} cores would stand still.", 2
         )

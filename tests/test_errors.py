@@ -226,7 +226,13 @@ class Mine(Paradigm):
     def losses(self, batch):
         {losses}
 """
-MINE_CALL = ["fit", "--model=Mine", *SHORT]
+PLUGINS = {
+    "a plugin that fails": (
+        "return {'loss': self.nothing}",
+        "'Mine' object has no attribute 'nothing' (plugins/mine.py, line 17)",
+    ),
+    "a plugin without a loss": ("return {'lose': batch.x.sum((1, 2, 3))}", "KeyError: 'loss'"),
+}
 FAULTS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no folder of pictures": (a_file_in_the_way, FOLDER, "'pictures' is not a folder"),
     "an empty folder": (lambda folder: (folder / "pictures").mkdir(), FOLDER, "has no pictures"),
@@ -244,9 +250,6 @@ FAULTS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "a loss that explodes": (a_file_in_the_way, [*VAE, "--model.optimizer=SGD", "--model.optimizer.lr=1e30", *SHORT],
                              "at step 2, so the run is stopped"),
     "half precision on a processor": (a_file_in_the_way, [*VAE, "--trainer.precision=16-true", *SHORT], "is stopped"),
-    "a plugin that fails": (plugin(MINE.format(losses="return {'loss': self.nothing}")), MINE_CALL, "mine.py, line 17"),
-    "a plugin without a loss": (plugin(MINE.format(losses="return {'lose': batch.x.sum((1, 2, 3))}")), MINE_CALL,
-                                "loss"),
 }  # fmt: skip
 
 
@@ -268,14 +271,23 @@ def test_a_fault_is_one_sentence_and_exit_code_1(
     assert not list(project.rglob("best.ckpt")), "nothing wrong is saved as the best"
 
 
-def test_a_plugin_that_can_not_be_imported_is_named_and_left_out(
-    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_that_fails_is_one_sentence_and_exit_code_1(name: str, project: Path) -> None:
+    losses, expected = PLUGINS[name]
+    plugin(MINE.format(losses=losses))(project)
+    code, output = killing.run(project, "fit", "--model=Mine", *SHORT, "--trainer.enable_progress_bar=false")
+    assert code == 1, output
+    (error,) = [line for line in output.splitlines() if line.startswith("encdec: ")]
+    assert expected in error
+    assert "ENCDEC_DEBUG=1 shows the traceback" in error
+    assert "Traceback" not in output
+
+
+def test_a_plugin_that_can_not_be_imported_is_named_and_left_out(project: Path) -> None:
     plugin("class Mine(:\n")(project)
-    cli(*VAE, *SHORT)
-    err = capsys.readouterr().err
-    assert err.startswith("encdec: Plugin plugins/mine.py can't be imported and is left out: SyntaxError")
-    assert len(err.strip().splitlines()) == 1
+    code, output = killing.run(project, *VAE, *SHORT)
+    assert code == 0, output
+    assert output.startswith("encdec: Plugin plugins/mine.py can't be imported and is left out: SyntaxError")
 
 
 def test_a_full_disk_loses_no_checkpoint(project: Path) -> None:
