@@ -124,61 +124,59 @@ class CLI(LightningCLI):
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
-        flag = None if self._command != "fit" or config.resume is False else config.resume
-        for key in ("resume", "ckpt_path"):
-            self._settings.pop(key, None)  # they are of a call, not of a run
+        resume = self._settings.pop("resume", False)  # these two are of a call, not of a run
+        self._settings.pop("ckpt_path", None)
+        self._start = self._find_start(config, resume)
+        if self._start.checkpoint is not None:
+            self._check_start(config)
+
+    def _find_start(self, config: Any, resume: bool | str) -> runs.Start:
+        """The folder to write into, and the checkpoint to take."""
         name = config.name or config.model.class_path.rpartition(".")[2].lower()
         parent = Path(config.trainer.default_root_dir or ".", runs.RUNS, name)
-        if flag is not None and config.ckpt_path is not None:
+        if config.ckpt_path is None:
+            if self._command != "fit":
+                raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
+            if resume is False:
+                return runs.Start(runs.RunFolder(parent))
+            run = None if resume is True else resume
+            return runs.resume(parent, run, self._settings, config.checkpoint.dirpath)
+        if resume is not False:
             raise UserError(
                 "--resume goes on with a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
                 "give one of them.",
                 2,
             )
-        if flag is not None:
-            run = None if flag is True else flag
-            self._start = runs.resume(parent, run, self._settings, config.checkpoint.dirpath)
-        elif config.ckpt_path is not None:
-            checkpoints.require_file(config.ckpt_path)
-            path = Path(config.ckpt_path)
-            existing = None
-            if self._command != "fit" and path.parent.name == runs.CHECKPOINTS:  # it writes into that run
-                existing = path.resolve().parent.parent
-                parent = existing.parent
-            self._start = runs.Start(runs.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
-        elif self._command != "fit":
-            raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
-        else:
-            self._start = runs.Start(runs.RunFolder(parent))
-        if self._start.checkpoint is None:
-            return
-        held = checkpoints.paradigm_class(self._start.contents, self._start.checkpoint).__name__
-        wanted = config.model.class_path.rpartition(".")[2]
+        checkpoints.require_file(config.ckpt_path)
+        path, existing = Path(config.ckpt_path), None
+        if self._command != "fit" and path.parent.name == runs.CHECKPOINTS:  # what it writes belongs to that run
+            existing = path.resolve().parent.parent
+            parent = existing.parent
+        return runs.Start(runs.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
+
+    def _check_start(self, config: Any) -> None:
+        """Check that the checkpoint is of the model, and for `fit` of the training, that the config describes."""
+        path, contents = self._start.checkpoint, self._start.contents
+        assert path is not None
+        held, wanted = checkpoints.paradigm_class(contents, path).__name__, config.model.class_path.rpartition(".")[2]
         if held != wanted:
             raise UserError(
-                f"{self._start.checkpoint} holds a {held}, but the config asks for a {wanted}: give the config it was "
-                "made with."
+                f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
             )
         if self._command != "fit":
             return
-        # its state would silently win over what the config says of the optimizer
-        saved, given = (
-            {"model": {key: of.get(key) for key in ("optimizer", "lr_scheduler")}}
-            for of in (self._start.contents["hyper_parameters"], self._settings["model"]["init_args"])
-        )
-        differing = runs.differences(saved, given, ("model",)) if saved["model"]["optimizer"] else []
-        if differing:
+        if "optimizer_states" not in contents:
             raise UserError(
-                f"The state of the optimizer in {self._start.checkpoint} was made with other settings: {differing[0]}. "
-                "Leave that out.",
+                f"{path} holds weights but not the state of the training, so fit can't go on from it: give a "
+                "checkpoint such as last.ckpt.",
                 2,
             )
-        if "optimizer_states" not in self._start.contents:
-            raise UserError(
-                f"{self._start.checkpoint} holds weights but not the state of the training, so fit can't go on from "
-                "it: give a checkpoint such as last.ckpt.",
-                2,
-            )
+        # the optimizer's state brings its settings, which would silently win over those of the config
+        now, before = self._settings["model"]["init_args"], contents["hyper_parameters"]
+        for key in ("optimizer", "lr_scheduler"):
+            differing = runs.differences(before, now, (key,)) if key in before else []
+            if differing:
+                raise UserError(f"{path} was made with another {key}: model.{differing[0]}. Leave that out.", 2)
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits the model that the config made."""
@@ -235,9 +233,11 @@ class CLI(LightningCLI):
         start, trainer = self._start, self.trainer
         if start.folder.existing is not None:
             if start.checkpoint is not None and runs.is_finished(start.contents, trainer.max_epochs, trainer.max_steps):
+                ended = start.contents.get(runs.ENDED_KEY)
+                more = "A callback ended it" if ended else "A higher --trainer.max_epochs makes it longer"
                 say(
-                    f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. A higher "
-                    "--trainer.max_epochs makes it longer; without --resume a new run begins."
+                    f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. {more}; "
+                    "without --resume a new run begins."
                 )
                 return
             runs.announce(start, self._settings)

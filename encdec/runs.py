@@ -20,6 +20,8 @@ CONFIG = "config.yaml"
 """What a run saves its settings as."""
 CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in its own."""
+ENDED_KEY = "ended"
+"""Where a checkpoint says whether a callback has ended the training."""
 _IDENTITY = ("model", "data", "seed_everything")
 """The settings that tell one run from another; how long and on what it trains may change on the way."""
 _VERSION = re.compile(r"version_(\d+)")
@@ -172,7 +174,9 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def is_finished(contents: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> bool:
-    """Whether the training that a checkpoint is of has reached its end."""
+    """Whether the training that a checkpoint is of has reached its end, or was ended by a callback."""
+    if contents.get(ENDED_KEY):
+        return True
     loop = contents["loops"]["fit_loop"]
     epochs = loop["epoch_progress"]["current"]["processed"]
     # a checkpoint that follows the last validation of an epoch does not count that epoch yet

@@ -1,17 +1,19 @@
 """A run that is killed and started again with `--resume` ends as one that was not."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+
+from encdec.runs import RunFolder
 
 from . import killing
 from .conftest import ROOT
 
-LAST = {"last.ckpt", "best.ckpt"}
 BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.every_n_epochs=2", "--data.batch_size=60")
 """22 steps in each of 4 epochs on the digits, with a validation of 3 batches after each."""
-AUTODECODER = ("--config=configs/autodecoder.yaml", "--model.code_steps=2")
 SCHEDULER = ("--config=configs/vae.yaml", "--model.lr_scheduler")
 CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     # every paradigm, in the middle of things
@@ -51,6 +53,9 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
                                    "--trainer.check_val_every_n_epoch=null"), "a step", 80),
     "part of each epoch": (("--config=configs/vae.yaml", "--trainer.limit_train_batches=7"), "a step", 20),
     "max_steps": (("--config=configs/vae.yaml", "--trainer.max_steps=70"), "a step", 60),
+    "stopped early": (("--config=configs/vae.yaml", "--trainer.callbacks+=EarlyStopping",
+                       "--trainer.callbacks.monitor=val/kl", "--trainer.callbacks.mode=max",
+                       "--trainer.callbacks.patience=1"), "a step", 40),
     # moments
     "before the first checkpoint": (("--config=configs/vae.yaml",), "a step", 10),
     "in the first checkpoint": (("--config=configs/vae.yaml",), "a checkpoint's writing", 1),
@@ -72,3 +77,112 @@ def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> No
     whole, killed = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "killed"))
     assert killing.differences(whole, killed) == []
     assert len(list((project / "lightning_logs/killed").iterdir())) == 1, "it goes on in the same folder"
+
+
+STOPS: dict[str, tuple[str, int, int, int]] = {
+    "SIGTERM in a step": ("a step", 30, signal.SIGTERM, 143),
+    "Ctrl-C in the last step of an epoch": ("a step", 44, signal.SIGINT, 130),
+    "SIGTERM in a validation": ("a validation", 5, signal.SIGTERM, 143),
+    "Ctrl-C in a checkpoint's writing": ("a checkpoint's writing", 3, signal.SIGINT, 130),
+    "SIGTERM in the first step": ("a step", 1, signal.SIGTERM, 143),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+@pytest.mark.parametrize("flags", [(), ("--trainer.accumulate_grad_batches=4",)], ids=["", "accumulating"])
+def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_like_one_that_was_not(
+    name: str, flags: tuple[str, ...], project: Path
+) -> None:
+    moment, call, number, expected = STOPS[name]
+    command = ("fit", "--config=configs/vae.yaml", *BASE, *flags, "--resume")
+    code, output = killing.run(project, *command, "--name=whole")
+    assert code == 0, output
+    code, output = killing.run(project, *command, "--name=stopped", moment=moment, call=call, number=number)
+    assert code == expected, output
+    assert "encdec fit --resume lightning_logs/stopped/version_0" in output
+    assert "Traceback" not in output
+    saved = torch.load("lightning_logs/stopped/version_0/checkpoints/last.ckpt", weights_only=True)
+    if moment == "a step" and not flags:
+        assert saved["global_step"] == call, "the step in which the signal came is made, and saved"
+    code, output = killing.run(project, "fit", "--resume=lightning_logs/stopped/version_0")
+    assert code == 0, output
+    whole, stopped = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "stopped"))
+    assert killing.differences(whole, stopped) == []
+
+
+def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", *BASE, "--images.every_n_epochs=1", "--resume")
+    assert killing.run(project, *command, "--name=whole")[0] == 0
+    shorter = (*command, "--name=longer", "--trainer.max_epochs=2")
+    assert killing.run(project, *shorter)[0] == 0
+    folder = project / "lightning_logs/longer/version_0"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, output = killing.run(project, *shorter)
+    assert code == 0
+    assert "is finished: it has made its 44 steps" in output
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    code, output = killing.run(project, *command, "--name=longer")
+    assert code == 0
+    assert "changed: trainer.max_epochs is 4 instead of 2" in output
+    whole, longer = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "longer"))
+    # where a training ends, its curve has a point, and it ended once before
+    assert [
+        name for name in killing.differences(whole, longer) if not name.startswith(("train/", "lr-", "images_per"))
+    ] == []
+
+
+def test_another_model_seed_or_data_is_another_run_and_no_flag_means_a_new_one(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    for flags in (
+        (),
+        ("--resume", "--model.beta=2"),
+        ("--resume", "--seed_everything=1"),
+        ("--resume", "--data=MNIST"),
+    ):
+        code, output = killing.run(project, *command, *flags)
+        assert code == 0, output
+    assert sorted(path.name for path in (project / "lightning_logs/vae").iterdir()) == [
+        f"version_{i}" for i in range(4)
+    ]
+    assert "no run in lightning_logs/vae has these settings: a new one begins" in output
+    code, output = killing.run(project, *command, "--resume", "--model.beta=2")
+    assert "lightning_logs/vae/version_1 is finished" in output
+    assert killing.run(project, *command)[0] == 0
+    assert (project / "lightning_logs/vae/version_4").is_dir()
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", *BASE)
+    assert killing.run(project, *command, "--name=whole")[0] == 0
+    code, output = killing.run(project, *command, "--name=moved", moment="a step", call=50)
+    assert code == -signal.SIGKILL, output
+    (project / "elsewhere").mkdir()
+    (project / "lightning_logs/moved/version_0").rename(project / "elsewhere/mine")
+    code, output = killing.run(project, "fit", "--resume=elsewhere/mine")
+    assert code == 0, output
+    whole = killing.left(project / "lightning_logs/whole/version_0")
+    assert killing.differences(whole, killing.left(project / "elsewhere/mine")) == []
+    assert not list((project / "lightning_logs/moved").iterdir())
+
+
+def test_a_checkpoint_begins_a_new_run_and_leaves_its_own_alone(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", *BASE)
+    assert killing.run(project, *command, "--trainer.max_epochs=2")[0] == 0
+    old = project / "lightning_logs/vae/version_0"
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    code, output = killing.run(project, *command, f"--ckpt_path={old}/checkpoints/last.ckpt")
+    assert code == 0, output
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    new = killing.left(project / "lightning_logs/vae/version_1")
+    assert new["last.ckpt global_step"] == 88
+    assert [step for step, _ in new["val/loss"]] == [65, 87]
+    assert "images/mean_image" in new
+    code, output = killing.run(project, *command, f"--ckpt_path={old}/checkpoints/last.ckpt", "--model.optimizer.lr=1")
+    assert code == 2
+    assert "was made with another optimizer: model.optimizer.init_args.lr is 1.0 instead of 0.001" in output
+
+
+def test_jobs_that_begin_at_the_same_time_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as jobs:
+        folders = list(jobs.map(lambda _: RunFolder(tmp_path / "vae").path, range(40)))
+    assert len(set(folders)) == 40

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from encdec.callbacks.images import tensorboard_writers
+from encdec.runs import ENDED_KEY
 from encdec.types import UserError
 
 METRICS_KEY = "metrics"
@@ -34,6 +36,7 @@ class BestAndLast(ModelCheckpoint):
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )
         self._last_step_saved = self._validated_step = -1
+        self._metrics: dict[str, torch.Tensor] = {}
 
     def place(self, folder: Path, resumed: bool) -> None:
         """Say where the run's own folder of checkpoints is, and whether the run goes on in it.
@@ -64,8 +67,15 @@ class BestAndLast(ModelCheckpoint):
         for name in _STATE:
             setattr(self, name, state_dict[name])
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the metrics along: what follows the validation may ask for them, as EarlyStopping does."""
+        self._metrics = {name: torch.tensor(value) for name, value in checkpoint.get(METRICS_KEY, {}).items()}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run has the checkpoint of the step at which it begins, and perhaps a best one."""
+        trainer._logger_connector._callback_metrics.update(self._metrics)
         self._last_step_saved = trainer.global_step if trainer.global_step > 0 else -1
         assert self.dirpath is not None
         best, last = (Path(self.dirpath, f"{name}.ckpt") for name in ("best", "last"))
@@ -100,13 +110,16 @@ class BestAndLast(ModelCheckpoint):
         self.save_now(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the last, where training ended between validations."""
+        """Save the last, where training ended between validations, or was ended by a callback after one."""
+        if trainer.should_stop:
+            self._last_step_saved = -1
         self.save_now(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the metrics."""
+        """Add the metrics, and whether a callback such as EarlyStopping has ended the training."""
+        checkpoint[ENDED_KEY] = trainer.should_stop
         validated = trainer.callback_metrics if self._validated_step == trainer.global_step else {}
         checkpoint[METRICS_KEY] = {name: value.item() for name, value in validated.items() if name.startswith("val/")}
 
