@@ -11,6 +11,7 @@ from encdec.runs import RunFolder
 
 from . import killing
 from .conftest import ROOT
+from .small_data import write_pictures
 
 BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.every_n_epochs=2", "--data.batch_size=60")
 """22 steps in each of 4 epochs on the digits, with a validation of 3 batches after each."""
@@ -186,3 +187,21 @@ def test_jobs_that_begin_at_the_same_time_get_folders_of_their_own(tmp_path: Pat
     with ThreadPoolExecutor(8) as jobs:
         folders = list(jobs.map(lambda _: RunFolder(tmp_path / "vae").path, range(40)))
     assert len(set(folders)) == 40
+
+
+def test_other_data_or_batches_within_an_epoch_are_refused_in_training_only(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=2", "--data=ImageFolder",
+               "--data.path=pictures", "--data.size=8", "--data.batch_size=4")  # fmt: skip
+    write_pictures(project / "pictures")
+    code, output = killing.run(project, *command, "--name=run", moment="a step", call=3, number=signal.SIGTERM)
+    assert code == 143, output
+    last = "--ckpt_path=lightning_logs/run/version_0/checkpoints/last.ckpt"
+    code, output = killing.run(project, *command, last, "--data.batch_size=5")
+    assert code == 1
+    assert "saved within an epoch, with 4 images in each batch of all processes, but now there are 5" in output
+    assert killing.run(project, "validate", *command[1:], last, "--data.batch_size=5")[0] == 0
+    for path in list((project / "pictures/cats").glob("*.png"))[:3]:
+        path.unlink()
+    code, output = killing.run(project, *command, "--name=run", "--resume")
+    assert code == 1
+    assert "images to train on, but there were" in output

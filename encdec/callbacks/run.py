@@ -1,12 +1,15 @@
 """The folder of the run that is trained."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from filelock import FileLock, Timeout
 
 from encdec.callbacks.checkpoints import BestAndLast
+from encdec.commands import say
 from encdec.files import written_whole
+from encdec.paradigms.base import WRITTEN_BY_KEY, digits_depend_on
 from encdec.runs import CHECKPOINTS, CONFIG, RunFolder, short
 from encdec.types import UserError
 
@@ -50,6 +53,19 @@ class KeepRun(pl.Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestAndLast):
                 callback.place(self._folder.path / CHECKPOINTS, self._folder.existing is not None)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say what keeps the run from going on with the same digits."""
+        before, now = checkpoint.get(WRITTEN_BY_KEY, {}), digits_depend_on()
+        changed = [
+            f"{name} {value} instead of {before[name]}"
+            for name, value in now.items()
+            if before.get(name, value) != value
+        ]
+        if changed and trainer.is_global_zero:
+            say(f"goes on with {' and '.join(changed)}: the last digits may differ from those of a run in one go.")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let others in."""

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, final
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec.noise import step_seed
@@ -361,14 +362,27 @@ class DataModule(pl.LightningDataModule, ABC):
         epoch, position = self._cursor.epoch, self._cursor.position
         if self.trainer is not None and 0 < self.trainer.num_training_batches <= position:  # limit_train_batches
             epoch, position = epoch + 1, 0
-        return {"epoch": epoch, "position": position, "global_batch": self._global_batch}
+        return {
+            "epoch": epoch,
+            "position": position,
+            "global_batch": self._global_batch,
+            "num_train": self.num_train,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: it was saved within an epoch, which was cut into batches of another size.
+            UserError: it was saved with other images, or within an epoch that was cut into batches of another size.
         """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        images = state_dict.get("num_train", self.num_train)
+        if images != self.num_train:
+            raise UserError(
+                f"{type(self).__name__} has {self.num_train} images to train on, but there were {images} when the "
+                "checkpoint was saved: the data have changed, so begin a new run."
+            )
         before = state_dict.get("global_batch", self._global_batch)
         if state_dict["position"] > 0 and before != self._global_batch:
             raise UserError(

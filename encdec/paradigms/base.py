@@ -322,7 +322,7 @@ class Paradigm(pl.LightningModule, ABC):
                     "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
                 )
         sums = self._training_sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
-        checkpoint[WRITTEN_BY_KEY] = {"format": FORMAT, "version": __version__}
+        checkpoint[WRITTEN_BY_KEY] = {"format": FORMAT, "version": __version__, **digits_depend_on()}
         checkpoint[CURVE_KEY] = {"logged_step": self._logged_step, **sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -453,6 +453,11 @@ class Paradigm(pl.LightningModule, ABC):
 
     def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
         return self.floors[stage].beside(means, self.told) if stage in self.floors else {}
+
+
+def digits_depend_on() -> dict[str, str | int]:
+    """What the last digits of sums depend on: another torch, or another number of threads, adds in another order."""
+    return {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
 
 
 def require_positive(owner: object, *names: str) -> None:
