@@ -1,16 +1,11 @@
-"""Two processes give what one gives, and a killed run goes on as if it had not been."""
+"""Two processes give what one gives."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from .conftest import ENVIRONMENT, RunCLI, encdec_in, events
+from .conftest import RunCLI, encdec_in, events
 
 pytestmark = pytest.mark.slow
 MEANS_ONLY = ["--evaluation.parts=[]"]
@@ -20,12 +15,6 @@ SHORT = ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=3", "--trainer.a
 def scalars(name: str) -> dict[str, list[tuple[int, float]]]:
     run = events(f"lightning_logs/{name}/version_0")
     return {tag: [(e.step, e.value) for e in run.Scalars(tag)] for tag in run.Tags()["scalars"]}
-
-
-def weights(name: str, which: str = "last") -> dict[str, torch.Tensor]:
-    path = f"lightning_logs/{name}/version_0/checkpoints/{which}.ckpt"
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
 
 
 @pytest.mark.parametrize("config", ["ae_zeros", "vae", "vae_noenc"])
@@ -72,57 +61,3 @@ def test_two_processes_evaluate_a_split_exactly(cli: RunCLI, project: Path, capf
     assert torch.equal(both["index"], single["index"])
     torch.testing.assert_close(both["reconstruction"], single["reconstruction"])
     assert not list(folder.glob(".part*"))
-
-
-@pytest.mark.parametrize(("config", "processes"), [("vae", 1), ("autodecoder", 1), ("autodecoder", 2)])
-def test_a_killed_run_resumes_to_the_same_weights_and_curves(config: str, processes: int, project: Path) -> None:
-    args = ["--config", f"configs/{config}.yaml", "--trainer.max_epochs=12", "--images.every_n_epochs=100"]
-    # few steps of the search for held-out codes, because validation is not what is tested here
-    args += ["--model.code_steps=3"] if config == "autodecoder" else []
-    on_cpu = [f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
-
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "encdec", "fit", *arguments, *on_cpu]
-        nowhere = subprocess.DEVNULL
-        return subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, stdout=nowhere, stderr=nowhere)
-
-    assert start(*args, "--name=whole").wait(200) == 0
-    process = start(*args, "--name=killed")
-    last = project / "lightning_logs/killed/version_0/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    steps = torch.load(last, weights_only=True)["global_step"]
-    assert 0 < steps < 12 * 11, "it must be killed before its end"
-    assert start("--ckpt_path", str(last.relative_to(project))).wait(200) == 0
-    for tag, points in scalars("killed").items():
-        if tag.startswith(("val/", "train/")):
-            assert points == scalars("whole")[tag], f"{tag}: one curve, without overlap"
-    whole, resumed = weights("whole"), weights("killed")
-    for key, value in whole.items():
-        assert torch.equal(value, resumed[key]), key
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_how_to_go_on(number: int, code: int, project: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "encdec", "fit", "--config", "configs/vae.yaml", "--trainer.max_epochs=5000",
-         "--images.every_n_epochs=10000", "--trainer.accelerator=cpu", "--trainer.devices=1"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a shell's background job ignores Ctrl-C, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    last = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    try:
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code, err
-    assert f"python -m encdec fit --ckpt_path {last.relative_to(project)}" in out
-    assert "Traceback" not in err
