@@ -35,7 +35,8 @@ options of fit, validate, test and predict, among others:
   --config FILE     Settings, such as configs/vae.yaml; later ones win.
   --model NAME      A paradigm, such as VAE; its settings: --model.beta 4.
   --data NAME       A data set, such as FashionMNIST.
-  --ckpt_path FILE  A checkpoint to measure, or for fit to go on with.
+  --ckpt_path FILE  A checkpoint to measure, or for fit to begin a new run from.
+  --resume [RUN]    For fit: go on with a run, if there is one, from its newest checkpoint.
   --print_config    Show every setting and its value, as YAML.
 
 examples:

@@ -45,17 +45,21 @@ def main(args: Sequence[str]) -> None:
         fail(str(error), error.exit_code)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Of a command that Lightning's does not parse: says what is wrong in one sentence, too."""
+
     def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings]
+        """Exit with code 2."""
+        command = self.prog.rpartition(" ")[2]
         wrong = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         if wrong.startswith("-"):
-            fail(f"compare has no option {wrong}{suggestion(wrong, flags)}", 2)
-        fail(f"compare: {message}.", 2)
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            fail(f"{command} has no option {wrong}{suggestion(wrong, flags) or '.'}", 2)
+        fail(f"{command}: {message}.", 2)
 
 
 def _compare(args: Sequence[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="encdec compare",
         description=COMMANDS["compare"],
         allow_abbrev=False,

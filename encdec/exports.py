@@ -1,6 +1,5 @@
 """`python -m encdec export`: checkpoints as safetensors, which other programs read without PyTorch or encdec."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from os import PathLike
@@ -13,6 +12,7 @@ import torch
 from encdec import __version__
 from encdec.checkpoints import METADATA_KEY, digest, paradigm_class, read_back, read_checkpoint
 from encdec.commands import COMMANDS
+from encdec.compare import Parser
 from encdec.files import written_whole
 from encdec.paradigms.base import FORMAT
 from encdec.types import UserError
@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
         UserError: see `encdec.export`.
         SystemExit: with code 2 for a wrong call.
     """
-    parser = argparse.ArgumentParser(prog="encdec export", description=COMMANDS["export"], allow_abbrev=False)
+    parser = Parser(prog="encdec export", description=COMMANDS["export"], allow_abbrev=False)
     parser.add_argument("checkpoint", help="a checkpoint of a run")
     parser.add_argument("file", nargs="?", help=f"where to (default: beside the checkpoint, with {ENDING})")
     options = parser.parse_args(args)

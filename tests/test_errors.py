@@ -91,6 +91,9 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "a checkpoint's nickname": ([*VAE, "--ckpt_path=last"], "no checkpoint 'last'"),
     "unknown compilation": ([*VAE, "--compile=fast"], "expected one of 'default'"),
     "an unknown part of an evaluation": (["test", "--config", "configs/vae.yaml", "--evaluation.parts=[all]"], "'all'"),
+    "an export of nothing": (["export"], "export: the following arguments are required: checkpoint."),
+    "an export of a run": (["export", "configs"], "no checkpoint 'configs'"),
+    "unknown option of export": (["export", "x.ckpt", "--fil=y"], "export has no option --fil"),
     "unknown option of compare": (["compare", "--figuers=mse"], "no option --figuers; did you mean --figures?"),
 }  # fmt: skip
 
