@@ -196,7 +196,8 @@ class CLI(LightningCLI):
         callbacks: list[pl.Callback] = [Header(), Throughput()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
-            callbacks.insert(0, KeepRun(self._start.folder, self._start.checkpoint, self._start.step, as_yaml))
+            self._keep_run = KeepRun(self._start.folder, self._start.checkpoint, self._start.step, as_yaml)
+            callbacks.insert(0, self._keep_run)
         if config.logger is not False:
             callbacks.append(Dashboard())
         if config.enable_progress_bar is not False:
@@ -240,6 +241,8 @@ class CLI(LightningCLI):
                     "without --resume a new run begins."
                 )
                 return
+            if runs.rank() == 0:
+                self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)
         elif start.checkpoint is None and SLURMEnvironment.detect():
             stray = trainer._checkpoint_connector._hpc_resume_path

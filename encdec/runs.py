@@ -48,7 +48,7 @@ class RunFolder:
         """
         if self._path is None:
             number = max(_versions(self.parent), default=-1) + 1
-            if _rank() != 0:  # only a guess, until the first process has told
+            if rank() != 0:  # only a guess, until the first process has told
                 return self.parent / f"version_{number}"
             self._path = _make(self.parent, number)
         return self._path
@@ -186,15 +186,16 @@ def is_finished(contents: Mapping[str, Any], max_epochs: int | None, max_steps: 
     return enough_steps or (max_epochs is not None and -1 != max_epochs <= epochs)
 
 
+def rank() -> int:
+    """Which of all processes of the run this is, as far as the environment tells: a trainer knows it only later."""
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank
+
+
 def short(path: str | os.PathLike[str]) -> str:
     """A path as short as it can be typed from here."""
     relative = os.path.relpath(path)
     return relative if not relative.startswith("..") else str(path)
-
-
-def _rank() -> int:
-    rank: int = getattr(rank_zero_only, "rank", 0)
-    return rank
 
 
 def _versions(parent: Path) -> dict[int, Path]:

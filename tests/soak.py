@@ -3,7 +3,7 @@
     python -m tests.soak --kills 50
     python -m tests.soak --kills 20 --config configs/autodecoder.yaml --processes 2
 
-Signals are SIGKILL (half of them), SIGTERM and SIGINT, to all processes of the run. After each, every checkpoint there
+Other flags are `fit`'s: --trainer.accumulate_grad_batches=3. Signals are SIGKILL (half of them), SIGTERM and SIGINT, to all processes of the run. After each, every checkpoint there
 must be readable; in the end weights, the optimizer's state, curves and pictures must have the bits of the whole run.
 """
 
@@ -41,19 +41,20 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="of the run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--epochs", type=int, default=None, help="of 22 steps and a checkpoint; enough for all kills")
-    options = parser.parse_args(args)
+    options, flags = parser.parse_known_args(args)
     epochs = options.epochs or 8 * options.kills
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for shared in ("configs", "plugins"):
             (folder / shared).symlink_to(ROOT / shared)
-        return _soak(folder, options, epochs)
+        return _soak(folder, options, epochs, flags)
 
 
-def _soak(folder: Path, options: argparse.Namespace, epochs: int) -> int:
+def _soak(folder: Path, options: argparse.Namespace, epochs: int, flags: list[str]) -> int:
     run = [f"--config={options.config}", f"--trainer.max_epochs={epochs}", f"--images.every_n_epochs={epochs // 4 + 1}",
            "--data.batch_size=60", "--trainer.accelerator=cpu", f"--trainer.devices={options.processes}"]  # fmt: skip
     run += ["--model.code_steps=2"] if "autodecoder" in options.config else []
+    run += flags
     began = time.monotonic()
     process = _start(folder, "whole", run)
     _wait_for_training(folder, process)

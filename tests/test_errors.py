@@ -324,6 +324,7 @@ def test_a_folder_that_can_not_be_written_is_named(
 def test_a_run_that_is_trained_by_another_process_is_left_alone(project: Path) -> None:
     with killing.background(project, *VAE, "--resume", "--trainer.max_epochs=2000"):
         code, output = killing.run(project, *VAE, "--resume", "--trainer.max_epochs=2000")
+        assert len(list((project / "lightning_logs/vae/version_0").glob("events*"))) == 1, "not even a log is begun"
     assert code == 1
     assert "Another process is training in lightning_logs/vae/version_0" in output
 

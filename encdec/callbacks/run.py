@@ -49,7 +49,9 @@ class KeepRun(pl.Callback):
             )
         self._folder.path = Path(trainer.strategy.broadcast(str(self._folder.path)))
         if trainer.is_global_zero:
-            self._take()
+            self.lock()
+            with written_whole(self._folder.path / CONFIG) as file:
+                file.write(self._config.encode())
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestAndLast):
                 callback.place(self._folder.path / CHECKPOINTS, self._folder.existing is not None)
@@ -71,21 +73,27 @@ class KeepRun(pl.Callback):
         """Let others in."""
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
-    def _take(self) -> None:
+    def lock(self) -> None:
+        """Keep others out of the folder, until the training or this process ends.
+
+        Raises:
+            UserError: another process trains in it.
+        """
+        if self._lock is not None:
+            return
         lock = FileLock(self._folder.path / ".lock", timeout=0)
         try:
             lock.acquire()
-            self._lock = lock
         except Timeout:
             raise UserError(
                 f"Another process is training in {short(self._folder.path)}: wait for its end, or leave --resume out "
                 "to begin a new run."
             ) from None
         except (OSError, NotImplementedError):  # a file system without locks
-            pass
-        with written_whole(self._folder.path / CONFIG) as file:
-            file.write(self._config.encode())
+            return
+        self._lock = lock
 
 
 def resumed_at(trainer: pl.Trainer) -> int | None:
