@@ -3,8 +3,9 @@
     python -m tests.soak --kills 50
     python -m tests.soak --kills 20 --config configs/autodecoder.yaml --processes 2
 
-Other flags are `fit`'s: --trainer.accumulate_grad_batches=3. Signals are SIGKILL (half of them), SIGTERM and SIGINT, to all processes of the run. After each, every checkpoint there
-must be readable; in the end weights, the optimizer's state, curves and pictures must have the bits of the whole run.
+Other flags are those of `fit`, such as --trainer.accumulate_grad_batches=3. Signals are SIGKILL (half of them), SIGTERM
+and SIGINT, to all processes of the run. After each, every checkpoint there must be readable; in the end weights, the
+optimizer's state, curves and pictures must have the bits of the whole run.
 """
 
 import argparse
