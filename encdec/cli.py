@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from encdec import checkpoints, errors, exports, loops, plugins, quiet, runs, signals, trust
+from encdec import arguments, checkpoints, errors, exports, loops, plugins, quiet, runs, signals
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -107,7 +107,7 @@ class CLI(LightningCLI):
         for name in ("image_shape", "num_classes", "num_train"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for target in ("model", "data"):
-            parser.link_arguments("seed_everything", f"{target}.init_args.seed", compute_fn=_seed)
+            parser.link_arguments("seed_everything", f"{target}.init_args.seed", compute_fn=arguments.checked_seed)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about `args` beside sys.argv."""
@@ -120,7 +120,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
         config = self.config[self.config.subcommand]
-        _check_trainer(config.trainer)
+        arguments.check_trainer(config.trainer)
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
@@ -338,7 +338,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 args[0]: {"allow_abbrev": False, "description": COMMANDS[args[0]]},
             },
             auto_configure_optimizers=False,
-            args=_with_config_of_checkpoint(_check_configs(args)),
+            args=arguments.prepared(args),
         )
     except KeyboardInterrupt:  # before or after the training
         raise SystemExit(130) from None
@@ -362,89 +362,6 @@ def _fail(text: str, code: int) -> NoReturn:
     if signals.is_first_to_fail():
         print(f"encdec: error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(code)
-
-
-def _flag_values(args: list[str], *flags: str) -> list[str]:
-    """The values of a flag, given as `--flag value` or `--flag=value`."""
-    values = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
-        flag, equals, value = arg.partition("=")
-        if flag in flags:
-            values.append(value if equals else following)
-    return values
-
-
-def _check_configs(args: list[str]) -> list[str]:
-    """`args`, if every config among them holds settings; the parser would not name the file that does not."""
-    for config in _flag_values(args, "--config", "-c"):
-        if not Path(config).is_file():
-            continue  # the parser says so
-        try:
-            node = yaml.compose(Path(config).read_text(), Loader=yaml.SafeLoader)
-            settings = yaml.safe_load(Path(config).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
-        if not isinstance(settings, dict):
-            raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
-        _refuse_duplicates(node, config)
-    return args
-
-
-def _refuse_duplicates(node: Any, config: str) -> None:
-    """Of two settings with one name, YAML takes the last without a word."""
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        for key, value in node.value:
-            if names.count(key.value) > 1:
-                raise UserError(f"{config} sets {key.value!r} twice, in line {key.start_mark.line + 1}: keep one.", 2)
-            _refuse_duplicates(value, config)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, config)
-
-
-def _check_trainer(config: Any) -> None:
-    """Refuse what Lightning's trainer takes without a word, or stumbles over later."""
-    for key in ("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
-        if config[key] is not None and config[key] < 1:
-            raise UserError(f"trainer.{key} is {config[key]}, but it must be at least 1.", 2)
-    if config.gradient_clip_val is not None and config.gradient_clip_val < 0:
-        raise UserError(f"trainer.gradient_clip_val is {config.gradient_clip_val}, but it can't be negative.", 2)
-    cores = os.cpu_count() or 1
-    on_cpu = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
-    if on_cpu and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
-        raise UserError(
-            f"trainer.devices is {config.devices}: so many processes on {cores} cores would stand still.", 2
-        )
-    if config.limit_train_batches == 0:
-        raise UserError("trainer.limit_train_batches is 0, so there would be nothing to train on.", 2)
-    if isinstance(config.strategy, str) and any(word in config.strategy for word in ("spawn", "fork", "notebook")):
-        raise UserError(
-            f"trainer.strategy is {config.strategy}, which does not work from the command line: take ddp.", 2
-        )
-
-
-def _with_config_of_checkpoint(args: list[str]) -> list[str]:
-    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` alone means: with the config that this run saved."""
-    if _flag_values(args, "--config", "-c", "--model"):
-        return args
-    folders = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
-    for value in _flag_values(args, "--ckpt_path"):
-        checkpoints.require_file(value)
-        folders.append(Path(value).parent.parent)
-    for folder in folders:
-        if (folder / runs.CONFIG).is_file():
-            trust.check_config(folder / runs.CONFIG)
-            return [args[0], "--config", str(folder / runs.CONFIG), *args[1:]]
-    return args
-
-
-def _seed(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise UserError(f"seed_everything is {seed}, but a run is named by its seed: give a number.", 2)
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
-    return seed
 
 
 def _as_list(value: Any) -> list[Any]:

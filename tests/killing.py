@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def background(folder: Path, *args: str) -> Iterator[None]:
 
 
 def _start(folder: Path, args: tuple[str, ...], *rest: Any) -> tuple[BaseProcess, Path]:
+    with pytest.MonkeyPatch.context() as patch:  # the server that forks must find these tests, wherever it is started
+        patch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+        forkserver.ensure_running()
     output = folder / f"output-{time.monotonic_ns()}.txt"
     output.touch()
     command = [*args, "--trainer.accelerator=cpu", "--trainer.devices=1"]

@@ -26,6 +26,7 @@ LAYERS = {
     "evaluation": 6,
     "loops": 7,
     "signals": 7,
+    "arguments": 9,
     "trust": 6,
     "checkpoints": 7,
     "exports": 8,

@@ -1,0 +1,115 @@
+"""What a call says, looked at before the parser or the trainer stumbles over it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from encdec import runs, trust
+from encdec.checkpoints import require_file
+from encdec.types import UserError
+
+
+def prepared(args: list[str]) -> list[str]:
+    """What follows `encdec`, with the config of the run that it speaks of, if it gives none.
+
+    Raises:
+        UserError: a config is not YAML with settings by their names, or a checkpoint is not there.
+    """
+    for config in _flag_values(args, "--config", "-c"):
+        if Path(config).is_file():  # if not, the parser says so
+            _check_config(config)
+    return _with_config_of_run(args)
+
+
+def check_trainer(config: Any) -> None:
+    """Refuse what Lightning's trainer takes without a word, or stumbles over later.
+
+    Args:
+        config: the trainer's settings.
+
+    Raises:
+        UserError: one can't be; the sentence names it.
+    """
+    for key in ("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        if config[key] is not None and config[key] < 1:
+            raise UserError(f"trainer.{key} is {config[key]}, but it must be at least 1.", 2)
+    if config.gradient_clip_val is not None and config.gradient_clip_val < 0:
+        raise UserError(f"trainer.gradient_clip_val is {config.gradient_clip_val}, but it can't be negative.", 2)
+    cores = os.cpu_count() or 1
+    on_cpu = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
+        raise UserError(
+            f"trainer.devices is {config.devices}: so many processes on {cores} cores would stand still.", 2
+        )
+    if config.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches is 0, so there would be nothing to train on.", 2)
+    if isinstance(config.strategy, str) and any(word in config.strategy for word in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy is {config.strategy}, which does not work from the command line: take ddp.", 2
+        )
+
+
+def checked_seed(seed: bool | int) -> int:
+    """The seed of a run.
+
+    Raises:
+        UserError: it is none, or out of range.
+    """
+    if isinstance(seed, bool):
+        raise UserError(f"seed_everything is {seed}, but a run is named by its seed: give a number.", 2)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
+    return seed
+
+
+def _flag_values(args: list[str], *flags: str) -> list[str]:
+    """The values of a flag, given as `--flag value` or `--flag=value`."""
+    values = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = arg.partition("=")
+        if flag in flags:
+            values.append(value if equals else following)
+    return values
+
+
+def _check_config(config: str) -> None:
+    """Check that a config holds settings; the parser would not name the file that does not."""
+    try:
+        text = Path(config).read_text()
+        node, settings = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
+    _refuse_duplicates(node, config)
+
+
+def _refuse_duplicates(node: Any, config: str) -> None:
+    """Of two settings with one name, YAML takes the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        for key, value in node.value:
+            if names.count(key.value) > 1:
+                raise UserError(f"{config} sets {key.value!r} twice, in line {key.start_mark.line + 1}: keep one.", 2)
+            _refuse_duplicates(value, config)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, config)
+
+
+def _with_config_of_run(args: list[str]) -> list[str]:
+    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` alone means: with the config that this run saved."""
+    if _flag_values(args, "--config", "-c", "--model"):
+        return args
+    folders = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
+    for value in _flag_values(args, "--ckpt_path"):
+        require_file(value)
+        folders.append(Path(value).parent.parent)
+    for folder in folders:
+        if (folder / runs.CONFIG).is_file():
+            trust.check_config(folder / runs.CONFIG)
+            return [args[0], "--config", str(folder / runs.CONFIG), *args[1:]]
+    return args
