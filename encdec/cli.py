@@ -244,13 +244,12 @@ class CLI(LightningCLI):
             if runs.rank() == 0:
                 self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)
-        elif start.checkpoint is None and SLURMEnvironment.detect():
+        if start.checkpoint is None and SLURMEnvironment.detect():
             stray = trainer._checkpoint_connector._hpc_resume_path
             if stray is not None:  # Lightning would begin with it, whatever it holds
                 raise UserError(f"{stray} was left by another program that ran under Slurm: move it elsewhere.")
         start.contents = {}  # training needs the memory
-        path = None if start.checkpoint is None else str(start.checkpoint)
-        self._until_interrupted(trainer.fit, report_interrupt, kwargs | {"ckpt_path": path})
+        self._until_interrupted(trainer.fit, report_interrupt, kwargs)
         report_fit(trainer)
 
     def validate(self, **kwargs: Any) -> None:
