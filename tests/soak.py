@@ -96,11 +96,11 @@ def _soak(folder: Path, options: argparse.Namespace, epochs: int, flags: list[st
 
 def _start(folder: Path, name: str, run: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "encdec", "fit", "--resume", *run, f"--name={name}"]
-    output = (folder / "output.txt").open("wb")
-    return subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
-    )  # fmt: skip
+    with (folder / "output.txt").open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=folder, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
+        )  # fmt: skip
 
 
 def _wait_for_training(folder: Path, process: subprocess.Popen[bytes]) -> None:
