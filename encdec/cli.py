@@ -214,9 +214,9 @@ class CLI(LightningCLI):
         trainer = super()._instantiate_trainer(config, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
-        self._signals = signals.Signals(trainer, self._save)
-        trainer._signal_connector = self._signals
-        loops.install(trainer, self._signals.between_steps)
+        connector = signals.Signals(trainer, self._save)
+        trainer._signal_connector = connector
+        loops.install(trainer, connector.between_steps)
         return trainer
 
     def _save(self) -> None:

@@ -453,6 +453,7 @@ def test_the_config_of_a_run_with_classes_of_lightning_and_plugins_is_taken(cli:
     cli("validate", f"--ckpt_path={run}/checkpoints/last.ckpt")
     cli("fit", f"--resume={run}", "--trainer.max_epochs=2")
     cli("validate", f"--ckpt_path={run}/checkpoints/best.ckpt")
+    assert [path.name for path in Path(run).parent.iterdir()] == ["version_0"], "all of it went on in that run"
 
 
 # ---------------------------------------------------------------------- export

@@ -28,7 +28,7 @@ class KeepRun(pl.Callback):
     """
 
     def __init__(self, folder: RunFolder, checkpoint: Path | None, step: int, config: str) -> None:
-        self._folder, self._checkpoint, self._config = folder, checkpoint, config
+        self.folder, self._checkpoint, self._config = folder, checkpoint, config
         self.resumed_at = None if folder.existing is None else step
         self._lock: FileLock | None = None
 
@@ -40,21 +40,21 @@ class KeepRun(pl.Callback):
         """
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
-        found = [None if path is None else str(path) for path in (self._folder.existing, self._checkpoint)]
+        found = [None if path is None else str(path) for path in (self.folder.existing, self._checkpoint)]
         of_first = trainer.strategy.broadcast(found)
         if of_first != found:
             raise UserError(
                 f"Process {trainer.global_rank} would go on from {found[1] or 'the start'}, but the first one from "
                 f"{of_first[1] or 'the start'}: all processes of a run need the same files."
             )
-        self._folder.path = Path(trainer.strategy.broadcast(str(self._folder.path)))
+        self.folder.path = Path(trainer.strategy.broadcast(str(self.folder.path)))
         if trainer.is_global_zero:
             self.lock()
-            with written_whole(self._folder.path / CONFIG) as file:
+            with written_whole(self.folder.path / CONFIG) as file:
                 file.write(self._config.encode())
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestAndLast):
-                callback.place(self._folder.path / CHECKPOINTS, self._folder.existing is not None)
+                callback.place(self.folder.path / CHECKPOINTS, self.folder.existing is not None)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -83,12 +83,12 @@ class KeepRun(pl.Callback):
         """
         if self._lock is not None:
             return
-        lock = FileLock(self._folder.path / ".lock", timeout=0)
+        lock = FileLock(self.folder.path / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
             raise UserError(
-                f"Another process is training in {short(self._folder.path)}: wait for its end, or leave --resume out "
+                f"Another process is training in {short(self.folder.path)}: wait for its end, or leave --resume out "
                 "to begin a new run."
             ) from None
         except (OSError, NotImplementedError):  # a file system without locks
@@ -98,5 +98,15 @@ class KeepRun(pl.Callback):
 
 def resumed_at(trainer: pl.Trainer) -> int | None:
     """The step at which a run that was there goes on; None for a new run."""
-    found = (callback.resumed_at for callback in trainer.callbacks if isinstance(callback, KeepRun))  # type: ignore[attr-defined]
-    return next(found, None)
+    kept = _kept(trainer)
+    return None if kept is None else kept.resumed_at
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """The folder of the run that is trained; None without one."""
+    kept = _kept(trainer)
+    return None if kept is None else kept.folder.path
+
+
+def _kept(trainer: pl.Trainer) -> KeepRun | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, KeepRun)), None)  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """What a run prints: a line at its start, a progress bar, and a table at its end."""
 
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from encdec.callbacks.checkpoints import METRICS_KEY, BestAndLast
+from encdec.callbacks.run import run_folder
 from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
@@ -120,9 +120,10 @@ def report_interrupt(trainer: pl.Trainer) -> None:
     checkpoints = trainer.checkpoint_callback
     if not trainer.is_global_zero:
         return
-    if isinstance(checkpoints, BestAndLast) and checkpoints.last_model_path:
-        run = short(Path(checkpoints.last_model_path).parent.parent)
-        _print(f"Stopped; {short(checkpoints.last_model_path)} holds it. Go on: python -m encdec fit --resume {run}")
+    run = run_folder(trainer)  # the checkpoints may be elsewhere
+    if isinstance(checkpoints, BestAndLast) and checkpoints.last_model_path and run is not None:
+        last = short(checkpoints.last_model_path)
+        _print(f"Stopped; {last} holds it. Go on: python -m encdec fit --resume {short(run)}")
     else:
         _print("Stopped before there was a checkpoint.")
 
