@@ -205,3 +205,17 @@ def test_other_data_or_batches_within_an_epoch_are_refused_in_training_only(proj
     code, output = killing.run(project, *command, "--name=run", "--resume")
     assert code == 1
     assert "images to train on, but there were" in output
+
+
+def test_a_run_with_its_checkpoints_elsewhere_says_how_to_go_on_and_does(project: Path) -> None:
+    command = ("fit", "--config=configs/vae.yaml", *BASE, "--checkpoint.dirpath=elsewhere")
+    code, output = killing.run(project, *command, moment="a step", call=30, number=signal.SIGTERM)
+    assert code == 143, output
+    assert "encdec fit --resume lightning_logs/vae/version_0" in output
+    code, output = killing.run(project, "fit", "--resume=lightning_logs/vae/version_0")
+    assert code == 0, output
+    assert "goes on with lightning_logs/vae/version_0 from step 30" in output
+    assert torch.load("elsewhere/last.ckpt", weights_only=True)["global_step"] == 88
+    code, output = killing.run(project, *command)
+    assert code == 1
+    assert "holds the checkpoints of another run" in output
