@@ -6,11 +6,12 @@ unsafe in mixed precision. Everything below is computed in float32 (or float64),
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -30,7 +31,12 @@ def squared_error(mean: Tensor, x: Tensor) -> Tensor:
 
 def pixel_squared_error(logits: Tensor, x: Tensor) -> Tensor:
     """‖x − sigmoid(logits)‖² for each image: (B, …), (B, …) -> (B,), summed over pixels."""
-    return _pixel_errors(logits, x)[0]
+    if x.requires_grad:
+        return squared_error(pixel_means(logits), x)
+    errors = _PixelErrors.of(logits, x)
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        return errors.squared_error
+    return _SquaredError.apply(_rows(logits), errors.squared_error, errors.means, errors.difference)  # type: ignore[no-any-return]
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -39,7 +45,12 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     For grey pixels x in (0, 1) this is the cross-entropy −x log p − (1−x) log(1−p), whose minimum is the
     entropy of x and not zero.
     """
-    return _pixel_errors(logits, x)[1]
+    if x.requires_grad:
+        return functional.binary_cross_entropy_with_logits(_rows(logits), _rows(x), reduction="none").sum(1)
+    errors = _PixelErrors.of(logits, x)
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        return errors.cross_entropy
+    return _CrossEntropy.apply(_rows(logits), errors.cross_entropy, errors.difference)  # type: ignore[no-any-return]
 
 
 def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -48,56 +59,82 @@ def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
     return pixel_squared_error(logits, x) / (2 * sigma**2) + constant
 
 
-class _PixelErrors(torch.autograd.Function):
-    """Squared error and Bernoulli cross-entropy at once: (B, P), (B, P) -> (B,), (B,).
+class _PixelErrors:
+    """Both errors of an output, without a gradient, and what their gradients need.
 
-    With d = p − x and p = sigmoid(logits), their gradients are 2 d p (1−p) and d. Autograd's own would take three
-    times as many passes over the pixels.
+    An objective needs one of the errors, and every run logs both. So both are computed while their parts are in the
+    cache, and kept with `logits` for as long as these live unchanged. Nothing here may refer to `logits`, or both would
+    live for ever.
+
+    Attributes:
+        means: p = sigmoid(logits), (B, P).
+        difference: p − x, (B, P).
+        squared_error: (B,).
+        cross_entropy: (B,).
     """
 
+    __slots__ = ("cross_entropy", "difference", "means", "squared_error", "version", "x")
+
+    def __init__(self, logits: Tensor, x: Tensor) -> None:
+        self.x, self.version = x, _version(logits)
+        values, pixels = _rows(logits).detach(), x.flatten(1)
+        self.means = values.sigmoid()
+        self.difference = self.means - pixels
+        self.squared_error: Tensor = torch.linalg.vector_norm(self.difference, dim=1).square_()
+        self.cross_entropy = _softplus(values).addcmul_(values, pixels, value=-1).sum(1)
+
+    @classmethod
+    def of(cls, logits: Tensor, x: Tensor) -> Self:
+        kept: Self | None = getattr(logits, "_pixel_errors", None)
+        if kept is None or kept.x is not x or kept.version != _version(logits):
+            kept = cls(logits, x)
+            logits._pixel_errors = kept  # type: ignore[attr-defined]
+        return kept
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Logits in full precision, a row for each image: (B, …) -> (B, P)."""
+    return full_precision(logits).flatten(1)
+
+
+def _softplus(logits: Tensor) -> Tensor:
+    """log(1 + exp(logits)), for each. Unlike torch's softplus it is exact for large ones too."""
+    return torch.logaddexp(logits, logits.new_zeros(()))
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+class _SquaredError(torch.autograd.Function):
+    """The gradient of ‖d‖² with d = p − x and p = sigmoid(logits): 2 d p (1 − p)."""
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        p = logits.sigmoid()
-        d = p - x
-        ctx.save_for_backward(p, d)
-        ctx.set_materialize_grads(False)
-        return torch.linalg.vecdot(d, d), _sum_of_softplus(logits) - torch.linalg.vecdot(logits, x)
+    def forward(ctx: Any, logits: Tensor, error: Tensor, means: Tensor, difference: Tensor) -> Tensor:
+        ctx.save_for_backward(means, difference)
+        return error.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, of_squared_error: Tensor | None, of_cross_entropy: Tensor | None
-    ) -> tuple[Tensor | None, None]:
-        p, d = ctx.saved_tensors
-        factor: Tensor | None = None
-        if of_squared_error is not None:
-            factor = torch.addcmul(p, p, p, value=-1).mul_((2 * of_squared_error).unsqueeze(1))
-        if of_cross_entropy is not None:
-            weight = of_cross_entropy.unsqueeze(1)
-            factor = weight if factor is None else factor.add_(weight)
-        return (None if factor is None else d * factor), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        means, difference = ctx.saved_tensors
+        slope = torch.ops.aten.sigmoid_backward.default(difference, means)
+        return slope.mul_((2 * grads[0]).unsqueeze(1)), None, None, None
 
 
-def _pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """‖x − sigmoid(logits)‖² and Bernoulli cross-entropy of each image: (B, …), (B, …) -> (B,), (B,).
+class _CrossEntropy(torch.autograd.Function):
+    """The gradient of the cross-entropy of x with p = sigmoid(logits): d = p − x."""
 
-    An objective needs one of them, and every run logs both. So both are kept with `logits`, for as long as it lives.
-    The image is data, and gets no gradient.
-    """
-    version = None if logits.is_inference() else logits._version
-    with_gradient = torch.is_grad_enabled() and logits.requires_grad
-    kept = getattr(logits, "_pixel_errors", None)
-    if kept is None or kept[0] is not x or kept[1:3] != (version, with_gradient):
-        full = full_precision(logits).flatten(1)
-        inputs = full, x.flatten(1).to(full.dtype)
-        if torch.is_autocast_enabled(x.device.type):  # it would take the products of pixels in low precision
-            with torch.autocast(x.device.type, enabled=False):
-                errors = _PixelErrors.apply(*inputs)
-        else:
-            errors = _PixelErrors.apply(*inputs)
-        kept = (x, version, with_gradient, errors)
-        logits._pixel_errors = kept  # type: ignore[attr-defined]
-    return kept[3]  # type: ignore[no-any-return]
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, error: Tensor, difference: Tensor) -> Tensor:
+        ctx.save_for_backward(difference)
+        return error.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        return difference * grads[0].unsqueeze(1), None, None
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -206,7 +243,10 @@ class _AllPairs(torch.autograd.Function):
 
 
 def _sum_of_softplus(logits: Tensor) -> Tensor:
-    """Σ_d max(l_d, 0) + log(1 + exp(−|l_d|)) for each row, (K, D) -> (K,), in one temporary."""
+    """Σ_d max(l_d, 0) + log(1 + exp(−|l_d|)) for each row, (K, D) -> (K,), in one temporary.
+
+    For many rows this is faster than `_softplus`, whose fewer operations cost less for few.
+    """
     size = logits.abs()
     positive = (size.sum(1) + logits.sum(1)) / 2
     return positive + size.neg_().exp_().add_(1).log_().sum(1)

@@ -1,5 +1,6 @@
 """What every paradigm is measured with, and the exact means of it."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from encdec import losses
 
 def mse(logits: Tensor, x: Tensor) -> Tensor:
     """Squared error of the pixel means sigmoid(logits): (B, C, H, W), (B, C, H, W) -> (B,), mean over pixels."""
-    return losses.pixel_squared_error(logits, x) / x[0].numel()
+    return losses.pixel_squared_error(logits, x) / math.prod(x.shape[1:])
 
 
 PIXEL_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "bce": losses.bernoulli_nll}

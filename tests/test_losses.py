@@ -71,6 +71,22 @@ def test_pixel_errors_and_their_gradients_are_those_of_autograd(dtype: torch.dty
         torch.testing.assert_close(logits.grad, reference.grad)
 
 
+def test_an_image_may_have_a_gradient_too(logits: Tensor) -> None:
+    x = torch.rand(B, *SHAPE, requires_grad=True)
+    (losses.pixel_squared_error(logits, x) + losses.bernoulli_nll(logits, x)).sum().backward()
+    # of ‖x − p‖² and of −x·l + softplus(l)
+    torch.testing.assert_close(x.grad, 2 * (x.detach() - logits.sigmoid()) - logits)
+
+
+def test_pixel_errors_of_large_images_are_exact() -> None:
+    logits, x = 4 * torch.randn(2, 3, 256, 256), torch.rand(2, 3, 256, 256)
+    full, target = logits.double(), x.double()
+    squared = (full.sigmoid() - target).square().flatten(1).sum(1)
+    cross = torch.nn.functional.binary_cross_entropy_with_logits(full, target, reduction="none").flatten(1).sum(1)
+    torch.testing.assert_close(losses.pixel_squared_error(logits, x).double(), squared, rtol=5e-6, atol=0)
+    torch.testing.assert_close(losses.bernoulli_nll(logits, x).double(), cross, rtol=5e-6, atol=0)
+
+
 def test_an_error_is_that_of_the_image_and_the_logits_as_they_are_now(logits: Tensor) -> None:
     """What is kept with the logits is not taken for another image, for changed logits, or without its gradient."""
     x, other = torch.rand(2, B, *SHAPE)
