@@ -7,6 +7,7 @@ Lightning's; where a run needs more than the plain step (a gradient scaler, anot
 optimizers, a paradigm that overrides a part of the step), Lightning's own code runs.
 """
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from encdec.paradigms import Paradigm
 from encdec.types import Batch
@@ -107,6 +109,28 @@ def _next(data_fetcher: _DataFetcher) -> Any:
     return batch
 
 
+def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """`optimizer.step`; if it is torch's and has no hooks, without the wrapper that looks for hooks and profilers."""
+    cls = type(optimizer)
+    hooks = (
+        _global_optimizer_pre_hooks,
+        _global_optimizer_post_hooks,
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+    )
+    replaced = "step" in vars(optimizer) and not hasattr(optimizer.step, "_wrapped_by_lr_sched")
+    if any(hooks) or replaced or optimizer.defaults.get("differentiable") or not cls.__module__.startswith("torch."):
+        return optimizer.step
+    inner = inspect.unwrap(cls.step)
+
+    def step() -> None:
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # a scheduler looks for it
+        with torch.no_grad():
+            inner(optimizer)
+
+    return step
+
+
 class EpochLoop(_TrainingEpochLoop):
     """The loop over the training batches of an epoch."""
 
@@ -127,6 +151,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._validates = super()._should_check_val_epoch()
         if self._is_plain(data_fetcher):
             self._hooks = _Hooks(self.trainer)
+            self._optimize = _plain_step(self.trainer.optimizers[0])
 
     def _should_check_val_epoch(self) -> bool:
         # asked for each batch; it does not change within an epoch
@@ -210,7 +235,7 @@ class EpochLoop(_TrainingEpochLoop):
             trainer.lightning_module.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
-        optimizer.step()
+        self._optimize()
         progress.increment_completed()
         return loss
 

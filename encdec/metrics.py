@@ -25,6 +25,8 @@ class RunningMeans:
     Sums are kept in float64 on the terms' device, so that an update never waits for the device.
     """
 
+    _AT_MOST = 16  # batches that wait to be summed up
+
     def __init__(self) -> None:
         self.reset()
 
@@ -33,15 +35,31 @@ class RunningMeans:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
+        self._waiting: list[Tensor] = []  # terms of batches of equal size, one batch after the other
+        self._size = 0
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
         """Add a batch: every term is (B,), and the names are the same at every update."""
-        values = torch.stack([term.detach() for term in terms.values()])
-        # Apple's GPUs have no float64
-        sums = values.sum(1, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
         self._names = list(terms)
-        self._sums = sums if self._sums is None else self._sums.to(sums) + sums
-        self._count += values.shape[1]
+        values = [term.detach() for term in terms.values()]
+        size = len(values[0])
+        if size != self._size or len(self._waiting) >= self._AT_MOST * len(values):
+            self._sum_up()
+        self._waiting += values
+        self._size = size
+        self._count += size
+
+    def _sum_up(self) -> None:
+        """Add the batches that wait, one by one: together they would give other digits than apart."""
+        if not self._waiting:
+            return
+        values = torch.stack(self._waiting).unflatten(0, (-1, len(self._names)))
+        # Apple's GPUs have no float64
+        sums = values.sum(2, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
+        total = sums.new_zeros(len(self._names)) if self._sums is None else self._sums.to(sums)
+        for batch in sums:
+            total = total + batch
+        self._sums, self._waiting = total, []
 
     def __bool__(self) -> bool:
         return self._count > 0
@@ -53,6 +71,7 @@ class RunningMeans:
 
     def totals(self, sum_over_processes: Callable[[Tensor], Tensor]) -> Tensor:
         """The sum of every term over all processes, and last the number of images."""
+        self._sum_up()
         assert self._sums is not None, "nothing to sum up: update() was not called"
         return sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
 

@@ -1,5 +1,6 @@
 """Autoencoder, and its ablation in which the encoder is shown nothing."""
 
+from contextlib import nullcontext
 from typing import Any, Literal, final
 
 import torch
@@ -93,14 +94,14 @@ class _GaussianFit(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps: int | None = None  # the same number, once it is known here: to read a buffer waits for a GPU
 
-    @torch.no_grad()
     def update(self, z: Tensor) -> None:
-        z = z.to(self.mean.dtype)
+        z = z.detach().to(self.mean.dtype)
         self._steps = (int(self.steps) if self._steps is None else self._steps) + 1
         self.steps.fill_(self._steps)
         weight = max(1 / self._steps, 0.01)
         self.mean.lerp_(z.mean(0), weight)
-        with torch.autocast(z.device.type, enabled=False):
+        autocast = torch.is_autocast_enabled(z.device.type)
+        with torch.autocast(z.device.type, enabled=False) if autocast else nullcontext():
             self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
 
     def _load_from_state_dict(self, *args: Any) -> None:

@@ -78,6 +78,7 @@ class Paradigm(pl.LightningModule, ABC):
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self._training_sums, self._evaluation_sums = RunningMeans(), RunningMeans()
         self._generator: torch.Generator | None = None
+        self._generator_keys: tuple[int, ...] | None = None  # of the step that it is to be seeded for
         self._draws = 0
         self._logged_step = 0
         self._rates: list[float] = []
@@ -198,9 +199,7 @@ class Paradigm(pl.LightningModule, ABC):
         """One step on a batch; the loss is the mean of the images' losses."""
         # keyed by the count of batches, because global_step repeats under gradient accumulation
         step = self.trainer.fit_loop.total_batch_idx
-        if self._generator is None:
-            self._generator = torch.Generator(self.device)
-        self._generator.manual_seed(step_seed(self.seed, step))
+        self._generator_keys = self.seed, step
         dropout_seed = step_seed(self.seed, step, self.global_rank)
         torch.default_generator.manual_seed(dropout_seed)  # torch.manual_seed takes 0.15 ms
         if self.device.type == "cuda":
@@ -401,6 +400,10 @@ class Paradigm(pl.LightningModule, ABC):
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
         # without a trainer there is no step to key the noise by, so it comes from torch's global generator
+        if self._trainer is not None and self._generator_keys is not None:  # this step's first draw
+            self._generator = self._generator or torch.Generator(device)
+            self._generator.manual_seed(step_seed(*self._generator_keys))
+            self._generator_keys = None
         generator = None if self._trainer is None else self._generator
         return torch.randn(count, dim, generator=generator, device=device).to(self.code_dtype)
 
