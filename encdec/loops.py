@@ -269,10 +269,12 @@ class EvaluationLoop(_EvaluationLoop):
     """The loop over the batches of a validation or a test."""
 
     _hooks: _Hooks | None = None
+    _takes_index: bool | None = None
 
     def on_run_start(self) -> None:
         """See Lightning; and find out whether this run's steps are plain."""
         super().on_run_start()
+        self._takes_index = None
         plain = self.num_dataloaders == 1 and _takes_plain_batches(self.trainer, self._data_fetcher)
         self._hooks = _Hooks(self.trainer) if plain else None
 
@@ -290,7 +292,10 @@ class EvaluationLoop(_EvaluationLoop):
         self.batch_progress.increment_started()
         attributes = vars(trainer.lightning_module)
         attributes["_current_fx_name"] = f"{stage}_step"
-        args = self._build_step_args_from_hook_kwargs(OrderedDict(batch=batch, batch_idx=batch_idx), f"{stage}_step")
+        if self._takes_index is None:  # it reads the signature, which does not change
+            kwargs = OrderedDict(batch=batch, batch_idx=batch_idx)
+            self._takes_index = len(self._build_step_args_from_hook_kwargs(kwargs, f"{stage}_step")) > 1
+        args = (batch, batch_idx) if self._takes_index else (batch,)
         output = getattr(trainer.strategy, f"{stage}_step")(*args)
         attributes["_current_fx_name"] = None
         self.batch_progress.increment_processed()

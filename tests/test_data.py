@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -413,3 +414,12 @@ def test_a_split_is_kept_on_a_gpu_if_it_takes_a_quarter_of_what_is_free(
     for images in (split, resident):
         (batch,) = images.stream([torch.tensor([0, 4])])
         assert batch[:, 0, 0, 0].tolist() == [1, 8]
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((1, 8, 8), 40), ((1, 200, 300), 17), ((3, 600, 600), 10)])
+def test_a_trainer_evaluates_small_images_in_larger_batches(shape: Shape, expected: int) -> None:
+    """Up to four times batch_size, and up to a million pixels where that is more than batch_size."""
+    data = Mine((in_memory(20, shape), in_memory(50, shape)), batch_size=10)
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert len(next(iter(data.test_dataloader())).x) == expected
+    assert len(next(iter(data.train_dataloader())).x) == 10

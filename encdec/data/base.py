@@ -1,6 +1,7 @@
 """Splits, batches and their order: what every data module shares."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,7 +258,7 @@ class DataModule(pl.LightningDataModule, ABC):
     """A data set: write `load`, inherit splits, batches, their order and resuming.
 
     Args:
-        batch_size: images of a batch on each process.
+        batch_size: images of a batch on each process; a trainer validates and tests with up to four times as many.
         val_fraction: share of the training images that is held out for validation.
         split_seed: seed of that choice; it does not follow the run's seed, so that all runs share their splits.
         seed: seed of the order of training images; the command line takes it from `seed_everything`.
@@ -393,14 +394,21 @@ class DataModule(pl.LightningDataModule, ABC):
         self._cursor.resumed = True
 
     @property
+    def _evaluation_batch_size(self) -> int:
+        # larger ones take less time for an image; a network that can be trained has memory for as few pixels as these
+        most = BLOCK // math.prod(self.image_shape)
+        return max(self.batch_size, min(4 * self.batch_size, most))
+
+    @property
     def _global_batch(self) -> int:
         return self.batch_size * (1 if self.trainer is None else self.trainer.world_size)
 
     def _loader(self, split: str, **order: Any) -> Loader:
         if self.trainer is None:
             return Loader(self.splits[split], self.batch_size, 0, 1, **order)
+        batch_size = self.batch_size if split == "train" else self._evaluation_batch_size
         rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
-        return Loader(self.splits[split], self.batch_size, rank, processes, device=device, **order)
+        return Loader(self.splits[split], batch_size, rank, processes, device=device, **order)
 
 
 def _select(source: Tensor, batches: Sequence[Tensor], rows: Tensor | None = None) -> Iterator[Tensor]:

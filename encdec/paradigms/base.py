@@ -392,10 +392,11 @@ class Paradigm(pl.LightningModule, ABC):
 
     def _measure(self, batch: Batch) -> dict[str, Tensor]:
         terms, outputs = self.outputs(batch)
-        for suffix, logits in outputs.items():
-            for name, term in PIXEL_TERMS.items():
-                if name + suffix not in terms:  # the objective may have it already
-                    terms[name + suffix] = term(logits, batch.x).detach()
+        with torch.no_grad():
+            for suffix, logits in outputs.items():
+                for name, term in PIXEL_TERMS.items():
+                    if name + suffix not in terms:  # the objective may have it already
+                        terms[name + suffix] = term(logits, batch.x)
         return terms
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
