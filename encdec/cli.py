@@ -1,5 +1,6 @@
 """The command line: LightningCLI with paradigms, data sets and plugins, and errors that are sentences."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -302,6 +303,23 @@ class CLI(LightningCLI):
             raise
 
 
+def _keep_freed_memory() -> None:
+    """Keep what a training step frees for the next one.
+
+    glibc gives large blocks back to the kernel, which makes each step's tensors of new pages, cleared one by one.
+    Who has set the environment variables of malloc(3) knows better.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    trim_threshold, mmap_threshold, gibibyte = -1, -3, 1 << 30
+    mallopt(trim_threshold, gibibyte)
+    mallopt(mmap_threshold, gibibyte)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line: `python -m encdec`, the console script `encdec`, tests and notebooks.
 
@@ -318,6 +336,7 @@ def main(args: Sequence[str] | None = None) -> None:
     quiet.install()
     # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
     torch.set_flush_denormal(True)
+    _keep_freed_memory()
     if not torch.cuda.is_available():
         # Lightning makes torch open NVIDIA's library at each step of an optimizer, in vain: 0.1 ms
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
