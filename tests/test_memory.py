@@ -78,6 +78,7 @@ def data() -> Many:
 @pytest.fixture(autouse=True)
 def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is bounded by a constant, made small beside the split."""
+    monkeypatch.setattr("encdec.data.base.BLOCK", 1 << 16)
     monkeypatch.setattr(base, "BLOCK", 1 << 16)
     monkeypatch.setattr(latent, "BLOCK", 1 << 16)
     monkeypatch.setattr(likelihood, "BLOCK", 1 << 16)
