@@ -14,7 +14,7 @@ from .conftest import ROOT
 from .small_data import write_pictures
 
 BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.every_n_epochs=2", "--data.batch_size=60")
-"""22 steps in each of 4 epochs on the digits, with a validation of 3 batches after each."""
+"""22 steps in each of 4 epochs on the digits, with a validation of one batch after each."""
 SCHEDULER = ("--config=configs/vae.yaml", "--model.lr_scheduler")
 CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     # every paradigm, in the middle of things
@@ -22,7 +22,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
         f"{path.stem}": ((f"--config=configs/{path.name}",), moment, call)
         for path, (moment, call) in zip(
             sorted((ROOT / "configs").glob("*.yaml")),
-            [("a step", 50), ("a validation", 5), ("a checkpoint's writing", 5), ("a checkpoint's replacement", 6),
+            [("a step", 50), ("a validation", 2), ("a checkpoint's writing", 5), ("a checkpoint's replacement", 6),
              ("a step", 23), ("a step", 88), ("the end of a validation", 3),
              ("after a checkpoint's replacement", 4)] * 4,
             strict=False,
@@ -39,11 +39,12 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     "accumulation": (("--config=configs/vae.yaml", "--trainer.accumulate_grad_batches=4",
                       "--trainer.gradient_clip_val=1"), "a step", 59),
     "bf16": (("--config=configs/vae.yaml", "--trainer.precision=bf16-mixed"), "a step", 59),
-    "double": (("--config=configs/vae.yaml", "--trainer.precision=64-true"), "a validation", 8),
+    "double": (("--config=configs/vae.yaml", "--trainer.precision=64-true"), "a validation", 2),
+    "within a validation": (("--config=configs/vae.yaml", "--data.val_fraction=0.4"), "a validation", 8),
     "StepLR": ((*SCHEDULER, "StepLR", "--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=0.5"),
                "a step", 70),
     "OneCycleLR": ((*SCHEDULER, "OneCycleLR", "--model.lr_scheduler.max_lr=0.01",
-                    "--model.lr_scheduler.total_steps=5"), "a validation", 7),
+                    "--model.lr_scheduler.total_steps=5"), "a validation", 3),
     "ReduceLROnPlateau": ((*SCHEDULER, "lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/kl",
                            "--model.lr_scheduler.patience=0"), "a step", 70),
     "SGD with momentum": (("--config=configs/ae.yaml", "--model.optimizer=SGD", "--model.optimizer.lr=0.01",
@@ -83,7 +84,7 @@ def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> No
 STOPS: dict[str, tuple[str, int, int, int]] = {
     "SIGTERM in a step": ("a step", 30, signal.SIGTERM, 143),
     "Ctrl-C in the last step of an epoch": ("a step", 44, signal.SIGINT, 130),
-    "SIGTERM in a validation": ("a validation", 5, signal.SIGTERM, 143),
+    "SIGTERM in a validation": ("a validation", 2, signal.SIGTERM, 143),
     "Ctrl-C in a checkpoint's writing": ("a checkpoint's writing", 3, signal.SIGINT, 130),
     "SIGTERM in the first step": ("a step", 1, signal.SIGTERM, 143),
 }
