@@ -35,25 +35,22 @@ class RunningMeans:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
-        self._waiting: list[Tensor] = []  # terms of batches of equal size, one batch after the other
-        self._size = 0
+        self._waiting: list[Tensor] = []  # the terms of batches of equal size, each (terms, B)
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
         """Add a batch: every term is (B,), and the names are the same at every update."""
         self._names = list(terms)
-        values = [term.detach() for term in terms.values()]
-        size = len(values[0])
-        if size != self._size or len(self._waiting) >= self._AT_MOST * len(values):
+        values = torch.stack([term.detach() for term in terms.values()])
+        if len(self._waiting) == self._AT_MOST or (self._waiting and self._waiting[0].shape != values.shape):
             self._sum_up()
-        self._waiting += values
-        self._size = size
-        self._count += size
+        self._waiting.append(values)
+        self._count += values.shape[1]
 
     def _sum_up(self) -> None:
         """Add the batches that wait, one by one: together they would give other digits than apart."""
         if not self._waiting:
             return
-        values = torch.stack(self._waiting).unflatten(0, (-1, len(self._names)))
+        values = torch.stack(self._waiting)
         # Apple's GPUs have no float64
         sums = values.sum(2, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
         total = sums.new_zeros(len(self._names)) if self._sums is None else self._sums.to(sums)
