@@ -34,7 +34,7 @@ def pixel_squared_error(logits: Tensor, x: Tensor) -> Tensor:
     if x.requires_grad:
         return squared_error(pixel_means(logits), x)
     errors = _PixelErrors.of(logits, x)
-    if not (logits.requires_grad and torch.is_grad_enabled()):
+    if not _has_gradient(logits):
         return errors.squared_error
     return _SquaredError.apply(_rows(logits), errors.squared_error, errors.means, errors.difference)  # type: ignore[no-any-return]
 
@@ -48,7 +48,7 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     if x.requires_grad:
         return functional.binary_cross_entropy_with_logits(_rows(logits), _rows(x), reduction="none").sum(1)
     errors = _PixelErrors.of(logits, x)
-    if not (logits.requires_grad and torch.is_grad_enabled()):
+    if not _has_gradient(logits):
         return errors.cross_entropy
     return _CrossEntropy.apply(_rows(logits), errors.cross_entropy, errors.difference)  # type: ignore[no-any-return]
 
@@ -95,6 +95,10 @@ class _PixelErrors:
 def _rows(logits: Tensor) -> Tensor:
     """Logits in full precision, a row for each image: (B, …) -> (B, P)."""
     return full_precision(logits).flatten(1)
+
+
+def _has_gradient(logits: Tensor) -> bool:
+    return logits.requires_grad and torch.is_grad_enabled()
 
 
 def _softplus(logits: Tensor) -> Tensor:

@@ -400,12 +400,14 @@ class Paradigm(pl.LightningModule, ABC):
         return terms
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
-        # without a trainer there is no step to key the noise by, so it comes from torch's global generator
-        if self._trainer is not None and self._generator_keys is not None:  # this step's first draw
-            self._generator = self._generator or torch.Generator(device)
-            self._generator.manual_seed(step_seed(*self._generator_keys))
-            self._generator_keys = None
-        generator = None if self._trainer is None else self._generator
+        if self._trainer is None:  # there is no step to key the noise by, so it comes from torch's global generator
+            generator = None
+        else:
+            if self._generator_keys is not None:  # this step's first draw
+                self._generator = self._generator or torch.Generator(device)
+                self._generator.manual_seed(step_seed(*self._generator_keys))
+                self._generator_keys = None
+            generator = self._generator
         return torch.randn(count, dim, generator=generator, device=device).to(self.code_dtype)
 
     def _rank_and_processes(self) -> tuple[int, int]:
