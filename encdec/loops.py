@@ -7,7 +7,6 @@ Lightning's; where a run needs more than the plain step (a gradient scaler, anot
 optimizers, a paradigm that overrides a part of the step), Lightning's own code runs.
 """
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +22,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from encdec.optimizers import plain_step
 from encdec.paradigms import Paradigm
 from encdec.types import Batch
 
@@ -85,7 +84,7 @@ def _to_device(trainer: pl.Trainer, batch: Any) -> Any:
     """A batch where the model is; the loaders of encdec put theirs there."""
     batch = trainer.precision_plugin.convert_input(batch)
     device = trainer.strategy.root_device
-    if isinstance(batch, Batch) and all(tensor.device == device for tensor in batch):
+    if isinstance(batch, Batch) and batch.x.device == batch.y.device == batch.index.device == device:
         return batch
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
@@ -109,28 +108,6 @@ def _next(data_fetcher: _DataFetcher) -> Any:
     return batch
 
 
-def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """`optimizer.step`; if it is torch's and has no hooks, without the wrapper that looks for hooks and profilers."""
-    cls = type(optimizer)
-    hooks = (
-        _global_optimizer_pre_hooks,
-        _global_optimizer_post_hooks,
-        optimizer._optimizer_step_pre_hooks,
-        optimizer._optimizer_step_post_hooks,
-    )
-    replaced = "step" in vars(optimizer) and not hasattr(optimizer.step, "_wrapped_by_lr_sched")
-    if any(hooks) or replaced or optimizer.defaults.get("differentiable") or not cls.__module__.startswith("torch."):
-        return optimizer.step
-    inner = inspect.unwrap(cls.step)
-
-    def step() -> None:
-        optimizer._opt_called = True  # type: ignore[attr-defined]  # a scheduler looks for it
-        with torch.no_grad():
-            inner(optimizer)
-
-    return step
-
-
 class EpochLoop(_TrainingEpochLoop):
     """The loop over the training batches of an epoch."""
 
@@ -151,7 +128,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._validates = super()._should_check_val_epoch()
         if self._is_plain(data_fetcher):
             self._hooks = _Hooks(self.trainer)
-            self._optimize = _plain_step(self.trainer.optimizers[0])
+            self._optimize = plain_step(self.trainer.optimizers[0])
 
     def _should_check_val_epoch(self) -> bool:
         # asked for each batch; it does not change within an epoch
@@ -169,7 +146,8 @@ class EpochLoop(_TrainingEpochLoop):
         if hooks is None or self.restarting:
             super().advance(data_fetcher)
             return
-        self.val_loop.restarting = False
+        if self.val_loop.restarting:
+            self.val_loop.restarting = False
         batch = _next(data_fetcher)
         batch_idx = self.batch_idx + 1
         self.batch_progress.is_last_batch = data_fetcher.done
@@ -198,6 +176,18 @@ class EpochLoop(_TrainingEpochLoop):
         self.batch_progress.increment_completed()
         if self._results:
             connector.update_train_step_metrics()
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validate, if it is time to."""
+        trainer = self.trainer
+        ends = trainer.should_stop or trainer.received_sigterm
+        if self._hooks is None or self._skip_next_val or ends or self._should_check_val_fx(data_fetcher):
+            super().on_advance_end(data_fetcher)
+            return
+        if not self._should_accumulate():
+            if trainer.lr_scheduler_configs:
+                self.update_lr_schedulers("step", update_plateau_schedulers=True)
+            self._batches_that_stepped += 1
 
     def _broadcast_sigterm_tensor(self) -> None:
         pass  # `between_steps` asks the other processes, and less often

@@ -54,6 +54,31 @@ def normal(seed: int, draw: int, index: Tensor, dim: int) -> Tensor:
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :dim]
 
 
+class StepNoise:
+    """Noise for the steps of a training, drawn from a generator that each step seeds anew.
+
+    Attributes:
+        draws: how often this batch has asked for noise, of either kind.
+    """
+
+    def __init__(self) -> None:
+        self.draws = 0
+        self._generator: torch.Generator | None = None
+        self._keys: tuple[int, ...] | None = None
+
+    def begin(self, *keys: int) -> None:
+        """Draw the noise that belongs to these keys from now on, for example (seed, step)."""
+        self._keys = keys
+
+    def normal(self, count: int, dim: int, device: torch.device) -> Tensor:
+        """Standard normal numbers, float32, (count, dim)."""
+        if self._keys is not None:  # the first ones for these keys; to seed a generator that is not used takes time
+            self._generator = self._generator or torch.Generator(device)
+            self._generator.manual_seed(step_seed(*self._keys))
+            self._keys = None
+        return torch.randn(count, dim, generator=self._generator, device=device)
+
+
 def step_seed(*keys: int) -> int:
     """A seed for a generator, a function of `keys`, for example (seed, step): another key, an unrelated seed."""
     digest = hashlib.blake2b(struct.pack(f"{len(keys)}q", *keys), digest_size=8).digest()

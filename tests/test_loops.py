@@ -98,36 +98,3 @@ def test_callbacks_see_the_same_calls_and_log_the_same(accumulated: int, tmp_pat
         results.append((recorder.calls, trainer.callback_metrics["seen"].item(), trainer.global_step))
     assert results[0] == results[1]
     assert len(results[0][0]) > 20
-
-
-@pytest.mark.parametrize("optimizer_class", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
-def test_an_optimizer_steps_the_same_without_its_wrapper(optimizer_class: type[torch.optim.Optimizer]) -> None:
-    results = []
-    for plain in (False, True):
-        weights = torch.nn.Parameter(torch.ones(5))
-        optimizer: Any = optimizer_class([weights], lr=0.1)  # type: ignore[call-arg]
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-        step = loops._plain_step(optimizer) if plain else optimizer.step
-        for number in range(5):
-            weights.grad = torch.arange(5.0) + number
-            step()
-            scheduler.step()
-        results.append(weights.detach())
-    assert torch.equal(*results)
-
-
-def test_hooks_and_replacements_of_an_optimizers_step_are_called() -> None:
-    calls = []
-
-    class Own(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
-            calls.append("own")
-
-    own = Own([torch.nn.Parameter(torch.ones(1))])
-    hooked = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
-    hooked.register_step_post_hook(lambda *_: calls.append("hook"))
-    replaced = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
-    replaced.step = lambda: calls.append("replaced")  # type: ignore[method-assign, assignment, misc]
-    for optimizer in (own, hooked, replaced):
-        loops._plain_step(optimizer)()
-    assert calls == ["own", "hook", "replaced"]

@@ -5,6 +5,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import lightning.pytorch as pl
@@ -13,21 +14,28 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
 
 from encdec import __version__
 from encdec.floors import Floors
 from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
-from encdec.noise import normal, step_seed
+from encdec.noise import StepNoise, normal, step_seed
+from encdec.optimizers import fused
 from encdec.types import Batch, Shape, Told, UserError
 
 CURVE_KEY = "training_curve"
 """Where a checkpoint holds the sums of the training scalars since they were last logged."""
 FORMAT, WRITTEN_BY_KEY = 1, "encdec"
 """Raised when an older encdec would misread what this one writes; where a checkpoint says who wrote it."""
-_FUSED_ON = ("cpu", "cuda", "mps", "xpu")
-"""Devices whose fused kernels exist in every torch that is supported."""
+
+
+@dataclass
+class _Curve:
+    """The training curve since it was last logged."""
+
+    sums: RunningMeans = field(default_factory=RunningMeans)
+    logged_step: int = 0
+    rates: list[float] = field(default_factory=list)
 
 
 class Paradigm(pl.LightningModule, ABC):
@@ -76,12 +84,9 @@ class Paradigm(pl.LightningModule, ABC):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self.training_means: dict[str, float] = {}  # what was last logged, for the progress bar
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
-        self._training_sums, self._evaluation_sums = RunningMeans(), RunningMeans()
-        self._generator: torch.Generator | None = None
-        self._generator_keys: tuple[int, ...] | None = None  # of the step that it is to be seeded for
-        self._draws = 0
-        self._logged_step = 0
-        self._rates: list[float] = []
+        self._evaluation_sums = RunningMeans()
+        # what changes in each step is not kept as attributes of a module, which are slow to set
+        self._curve, self._step_noise = _Curve(), StepNoise()
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
         self._not_rebuildable: list[str] = []
         self.save_hyperparameters(logger=False)
@@ -155,9 +160,9 @@ class Paradigm(pl.LightningModule, ABC):
         evaluation it is the same every time, a function of (seed, image). So neither the number of processes nor
         the batch size of an evaluation changes a result.
         """
-        self._draws += 1
+        self._step_noise.draws += 1
         if not self.training:
-            return normal(self.seed, -self._draws, index, dim).to(self.code_dtype)
+            return normal(self.seed, -self._step_noise.draws, index, dim).to(self.code_dtype)
         rank, processes = self._rank_and_processes()
         noise = self._fresh(len(index) * processes, dim, index.device)
         return noise if processes == 1 else noise[rank::processes]
@@ -168,15 +173,16 @@ class Paradigm(pl.LightningModule, ABC):
 
         Fresh at each step in training, the same for all batches in evaluation.
         """
-        self._draws += 1
+        self._step_noise.draws += 1
         if not self.training:
-            return normal(self.seed, -self._draws, torch.arange(count, device=self.device), dim).to(self.code_dtype)
+            index = torch.arange(count, device=self.device)
+            return normal(self.seed, -self._step_noise.draws, index, dim).to(self.code_dtype)
         return self._fresh(count, dim, self.device)
 
     @final
     def restart_noise(self) -> None:
         """Start counting draws anew, as for each batch: in evaluation the same calls then give the same noise."""
-        self._draws = 0
+        self._step_noise.draws = 0
 
     @final
     @property
@@ -192,20 +198,20 @@ class Paradigm(pl.LightningModule, ABC):
         """Start new curves."""
         # Lightning restores weights before it converts them, and double precision would lose its digits
         self.trainer.precision_plugin.convert_module(self)
-        self._training_sums.reset()
-        self._logged_step = self.loaded_step = 0
+        self._curve.sums.reset()
+        self._curve.logged_step = self.loaded_step = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch; the loss is the mean of the images' losses."""
         # keyed by the count of batches, because global_step repeats under gradient accumulation
         step = self.trainer.fit_loop.total_batch_idx
-        self._generator_keys = self.seed, step
+        self._step_noise.begin(self.seed, step)
         dropout_seed = step_seed(self.seed, step, self.global_rank)
         torch.default_generator.manual_seed(dropout_seed)  # torch.manual_seed takes 0.15 ms
         if self.device.type == "cuda":
             torch.cuda.manual_seed(dropout_seed)
         terms = self._measure(batch)
-        self._training_sums.update(terms)
+        self._curve.sums.update(terms)
         loss = terms["loss"].mean()
         # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at with the
         # sums, and with the weights before they are saved
@@ -213,7 +219,7 @@ class Paradigm(pl.LightningModule, ABC):
             means = {name: term.mean() for name, term in terms.items()}
             self._require_finite(means, "training", f"step {self.global_step + 1}")
         # those of this step; a scheduler may change them before they are logged
-        self._rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        self._curve.rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         return loss
 
     def on_train_start(self) -> None:
@@ -237,7 +243,7 @@ class Paradigm(pl.LightningModule, ABC):
     def is_logging_due(self) -> bool:
         """Whether a point of the training curve follows the present step: every `log_every_n_steps`, and at the end."""
         trainer, step = self.trainer, self.global_step
-        if step - self._logged_step >= trainer.log_every_n_steps:  # type: ignore[attr-defined]  # not set in __init__
+        if step - self._curve.logged_step >= trainer.log_every_n_steps:  # type: ignore[attr-defined]  # not set in __init__
             return True
         loop = trainer.fit_loop
         if loop.max_steps != -1 and step >= loop.max_steps:
@@ -253,7 +259,7 @@ class Paradigm(pl.LightningModule, ABC):
 
     def on_train_end(self) -> None:
         """Log the steps since the last time."""
-        if self._training_sums:
+        if self._curve.sums:
             self._log_training()
 
     def on_validation_epoch_start(self) -> None:
@@ -320,17 +326,17 @@ class Paradigm(pl.LightningModule, ABC):
                     f"{type(self).__name__}: {name} is not finite after step {self.global_step}, so the run is "
                     "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
                 )
-        sums = self._training_sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
+        sums = self._curve.sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
         checkpoint[WRITTEN_BY_KEY] = {"format": FORMAT, "version": __version__, **digits_depend_on()}
-        checkpoint[CURVE_KEY] = {"logged_step": self._logged_step, **sums}
+        checkpoint[CURVE_KEY] = {"logged_step": self._curve.logged_step, **sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the training curve where it was, and remember which step is measured."""
         self.loaded_step = checkpoint["global_step"]
         curve = checkpoint.get(CURVE_KEY)
         if curve is not None and self._trainer is not None:
-            self._logged_step = curve["logged_step"]
-            self._training_sums.load_state_dict(curve, *self._rank_and_processes())
+            self._curve.logged_step = curve["logged_step"]
+            self._curve.sums.load_state_dict(curve, *self._rank_and_processes())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the scheduler if there is one.
@@ -339,7 +345,7 @@ class Paradigm(pl.LightningModule, ABC):
             UserError: one of them refuses its settings.
         """
         try:
-            optimizer = _fused(self._optimizer(self.parameter_groups()))
+            optimizer = fused(self._optimizer(self.parameter_groups()))
             if self._lr_scheduler is None:
                 return optimizer
             scheduler = self._lr_scheduler(optimizer)
@@ -401,14 +407,10 @@ class Paradigm(pl.LightningModule, ABC):
 
     def _fresh(self, count: int, dim: int, device: torch.device) -> Tensor:
         if self._trainer is None:  # there is no step to key the noise by, so it comes from torch's global generator
-            generator = None
+            noise = torch.randn(count, dim, device=device)
         else:
-            if self._generator_keys is not None:  # this step's first draw
-                self._generator = self._generator or torch.Generator(device)
-                self._generator.manual_seed(step_seed(*self._generator_keys))
-                self._generator_keys = None
-            generator = self._generator
-        return torch.randn(count, dim, generator=generator, device=device).to(self.code_dtype)
+            noise = self._step_noise.normal(count, dim, device)
+        return noise.to(self.code_dtype)
 
     def _rank_and_processes(self) -> tuple[int, int]:
         return (0, 1) if self._trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -432,16 +434,16 @@ class Paradigm(pl.LightningModule, ABC):
         )
 
     def _log_training(self) -> None:
-        means = self._training_sums.compute(self._sum_over_processes)
-        self._require_finite(means, "training", f"one of the steps {self._logged_step + 1} to {self.global_step}")
-        self._training_sums.reset()
-        self._logged_step = self.global_step
+        means = self._curve.sums.compute(self._sum_over_processes)
+        self._require_finite(means, "training", f"one of the steps {self._curve.logged_step + 1} to {self.global_step}")
+        self._curve.sums.reset()
+        self._curve.logged_step = self.global_step
         self.training_means = {name: value.item() for name, value in means.items()}
         scalars = self.training_means | self._beside("train", self.training_means)
         points = {f"train/{name}": value for name, value in scalars.items()}
         optimizer = type(self.trainer.optimizers[0]).__name__
-        for group, rate in enumerate(self._rates, 1):
-            points[f"lr-{optimizer}" + (f"/pg{group}" if len(self._rates) > 1 else "")] = float(rate)
+        for group, rate in enumerate(self._curve.rates, 1):
+            points[f"lr-{optimizer}" + (f"/pg{group}" if len(self._curve.rates) > 1 else "")] = float(rate)
         for logger in self.trainer.loggers:
             logger.log_metrics(points, step=self.global_step)
 
@@ -476,15 +478,6 @@ def require_positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not value > 0:
             raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)
-
-
-def _fused(optimizer: Optimizer) -> Optimizer:
-    """The optimizer, with one kernel for a whole step where it has one and its settings don't say otherwise."""
-    unset = all(optimizer.defaults.get(name, False) is None for name in ("fused", "foreach"))
-    if unset and not optimizer.defaults.get("differentiable"):
-        for group in optimizer.param_groups:
-            group["fused"] = all(p.is_floating_point() and p.device.type in _FUSED_ON for p in group["params"])
-    return optimizer
 
 
 def _class_spec(value: object) -> dict[str, Any] | None:
