@@ -255,9 +255,8 @@ def pictures_encdec(task: Task) -> None:
 
 
 def pictures_torchvision(task: Task) -> None:
-    """The same batches of the same folder by torchvision and a DataLoader."""
-    bicubic = transforms.InterpolationMode.BICUBIC
-    steps = [transforms.Resize(_SIZE, bicubic), transforms.CenterCrop(_SIZE), transforms.ToTensor()]
+    """The same batches of the same folder by torchvision and a DataLoader, with the default (bilinear) filter."""
+    steps = [transforms.Resize(_SIZE), transforms.CenterCrop(_SIZE), transforms.ToTensor()]
     folder = datasets.ImageFolder(f"{task.folder}/train", transform=transforms.Compose(steps))
     subset = Subset(folder, range(task.images))
     loader, gate = DataLoader(subset, batch_size=task.batch, shuffle=True, num_workers=_WORKERS), Gate()
@@ -299,14 +298,14 @@ def synthetic(folder: str, total: int, size: int) -> None:
         write_idx(folder, part, pixels, torch.arange(count) % CLASSES)
 
 
-def pictures(folder: str, total: int) -> None:
-    """Write PNG files of 96×80 pixels, smooth as photographs are, in two classes: `total` to train, a few to test."""
+def pictures(folder: str, total: int, ending: str, width: int, height: int) -> None:
+    """Write files of pictures, smooth as photographs are, in two classes: `total` to train, a few to test."""
     for part, count in (("train", total), ("test", 4)):
         for label in ("a", "b"):
             Path(folder, part, label).mkdir(parents=True)
         for number in range(count):
-            pixels = F.interpolate(torch.rand(1, 3, 10, 12), size=(80, 96), mode="bicubic").clamp(0, 1)
-            save_image(pixels, Path(folder, part, "ab"[number % 2], f"{number}.png"))
+            pixels = F.interpolate(torch.rand(1, 3, 10, 12), size=(height, width), mode="bicubic").clamp(0, 1)
+            save_image(pixels, Path(folder, part, "ab"[number % 2], f"{number}.{ending}"))
 
 
 def write_idx(folder: str, part: str, pixels: Tensor, labels: Tensor) -> None:

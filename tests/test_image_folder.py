@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import encdec
 from encdec.data import DataModule, ImageFolder, InMemoryImages
@@ -119,6 +119,35 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     turned, upright = (read_picture(tmp_path / name, (1, 20, 20))[0] for name in ("turned.png", "upright.png"))
     assert torch.equal(upright, torch.from_numpy(picture))
     assert torch.equal(turned, torch.from_numpy(picture).rot90(-1))
+
+
+def _photograph(folder: Path, width: int, height: int, **options: Any) -> tuple[Path, Image.Image]:
+    """A smooth JPEG, and what it is when it is decoded in full."""
+    coarse = Image.fromarray(RNG.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
+    path = folder / f"{width}.jpg"
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95, **options)
+    with Image.open(path) as file:
+        return path, file.convert("RGB")
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(100, False), (96, False), (64, True), (32, True), (13, True)])
+def test_a_large_jpeg_is_decoded_smaller_but_looks_the_same(size: int, smaller: bool, tmp_path: Path) -> None:
+    path, full = _photograph(tmp_path, 320, 256)
+    pixels = read_picture(path, (3, size, size)).permute(1, 2, 0).numpy()
+    expected = np.asarray(ImageOps.fit(full, (size, size), Image.Resampling.BICUBIC))
+    difference = np.abs(pixels.astype(float) - expected)
+    assert difference.mean() < 1.5
+    assert (difference.max() > 0) == smaller
+
+
+def test_a_large_jpeg_is_turned_and_made_grey_as_a_small_one_is(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    path, full = _photograph(tmp_path, 320, 256, exif=turned)
+    pixels = read_picture(path, (1, 32, 32))[0].numpy()
+    upright = full.transpose(Image.Transpose.ROTATE_270).convert("L")
+    expected = np.asarray(ImageOps.fit(upright, (32, 32), Image.Resampling.BICUBIC))
+    assert np.abs(pixels.astype(float) - expected).mean() < 1.5
 
 
 def test_a_picture_is_cropped_around_its_centre(tmp_path: Path) -> None:
