@@ -52,6 +52,7 @@ class Task:
         codes: K of the encoderless VAE.
         precision: as Lightning's Trainer calls it; the scripts and pythae train in 32-true in any case.
         accelerator: `cpu` or `gpu`.
+        compilation: mode of torch.compile, for the ways that are called compiled.
         epochs: how long; None is until the worker is stopped, without validation.
     """
 
@@ -64,6 +65,7 @@ class Task:
     codes: int = 1
     precision: str = "32-true"
     accelerator: str = "cpu"
+    compilation: str = "default"
     epochs: int | None = None
 
     @property
@@ -93,8 +95,9 @@ class Task:
 
     def command(self, way: str) -> list[str]:
         """The command that trains in a way: the real command line for `encdec`, a function of `ways` for the others."""
-        if way == "encdec":
-            return self.encdec() + ["--trainer.callbacks+=benchmarks.hooks.Turns"] * (self.epochs is None)
+        if way in ("encdec", "encdec_compiled"):
+            compiled = [f"--compile={self.compilation}"] * (way == "encdec_compiled")
+            return self.encdec() + compiled + ["--trainer.callbacks+=benchmarks.hooks.Turns"] * (self.epochs is None)
         return [sys.executable, "-m", "benchmarks.ways", way, json.dumps(asdict(self))]
 
     def encdec(self) -> list[str]:

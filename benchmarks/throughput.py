@@ -28,12 +28,16 @@ from benchmarks.common import (
 )
 
 WAYS = ("encdec", "bare", "lightning", "pythae", "script_0", "script_4")
+COMPILED = ("encdec_compiled", "bare_compiled")
+"""Measured only if they are asked for: compiling takes a while, and on a CPU a C++ compiler."""
 TARGETS = {"script_4": 25.0, "script_0": 4.0, "pythae": 1.4}
 """How many times as fast as another way encdec should be; of the bare loop, see `target`."""
 
 
 def target(way: str, task: Task) -> float | None:
     """The least that encdec's speed relative to this way should be; None if nothing was promised."""
+    if way == "bare_compiled":
+        return 0.95 if task.networks == "conv" and task.batch == 1024 and task.accelerator == "gpu" else None
     if way == "bare":
         return 0.95 if task.networks == "mlp" and task.batch < 1024 else 0.98
     if way == "pythae" and task.precision == "bf16-mixed":
@@ -45,18 +49,22 @@ def applies(way: str, task: Task) -> bool:
     """Whether a way is measured for a task: the slow ones for the MLP at batch 128 only, pythae for the VAE only."""
     if way == "pythae" and task.paradigm != "VAE":
         return False
-    return way in ("encdec", "bare") or (task.networks == "mlp" and task.batch == 128)
+    return way in ("encdec", "bare", *COMPILED) or (task.networks == "mlp" and task.batch == 128)
 
 
 def compare(speeds: dict[str, list[float]], task: Task) -> dict[str, Json]:
-    """Images per second of each way, and the ratios of encdec to it and of it to the bare loop, round by round."""
+    """Images per second of each way, and the ratios of encdec to it and of it to the bare loop, round by round.
+
+    With the compiled bare loop it is encdec with compiled networks that is compared.
+    """
     ways: dict[str, Json] = {}
     for way, steps in speeds.items():
         ways[way] = {"images_per_second": summary([speed * task.batch for speed in steps])}
         if "bare" in speeds:
             ways[way]["relative_to_bare"] = summary(ratios(steps, speeds["bare"]))
-        if "encdec" in speeds and way != "encdec":
-            ways[way]["encdec_relative_to_it"] = summary(ratios(speeds["encdec"], steps))
+        own = "encdec_compiled" if way == "bare_compiled" else "encdec"
+        if own in speeds and not way.startswith("encdec"):
+            ways[way]["encdec_relative_to_it"] = summary(ratios(speeds[own], steps))
             ways[way]["target"] = target(way, task)
     return ways
 
@@ -91,6 +99,7 @@ def tasks(arguments: argparse.Namespace, data: Task) -> Iterator[Task]:
             batch=batch,
             precision=arguments.precision,
             accelerator=arguments.accelerator,
+            compilation=arguments.compile,
         )
 
 
@@ -109,10 +118,12 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--paradigms", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     options.add_argument("--networks", nargs="+", choices=["mlp", "conv"], default=["mlp", "conv"])
     options.add_argument("--batch", nargs="+", type=int, default=[128, 1024])
-    options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    options.add_argument("--ways", nargs="+", choices=[*WAYS, *COMPILED], default=list(WAYS))
     options.add_argument("--seconds", type=float, default=1.0, help="of a turn (%(default)s)")
     options.add_argument("--precision", default="32-true", help="of all but pythae and the scripts (%(default)s)")
     options.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    modes = ["default", "reduce-overhead"]
+    options.add_argument("--compile", choices=modes, default="default", help="mode of the compiled ways (%(default)s)")
     arguments = options.parse_args(args)
     if arguments.quick:
         arguments.rounds, arguments.seconds = 2, 0.05

@@ -62,12 +62,14 @@ class Model(nn.Module):
         return F.mse_loss(logits.float().sigmoid(), x, reduction="sum") / len(x)
 
 
-def bare(task: Task) -> None:
+def bare(task: Task, compilation: str | None = None) -> None:
     """The strongest plain loop: one float tensor in memory, fused Adam, nothing measured."""
     torch.set_flush_denormal(True)  # as encdec does
     device = torch.device("cuda" if task.accelerator == "gpu" else "cpu")
     images, labels = (tensor.to(device) for tensor in _tensors(task))
     model = Model(task, _shape(images)).to(device)
+    if compilation is not None:
+        model.compile(mode=compilation)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     half = task.precision == "bf16-mixed"
     gate = Gate()
@@ -80,6 +82,11 @@ def bare(task: Task) -> None:
             loss.backward()
             optimizer.step()
             gate.step()
+
+
+def bare_compiled(task: Task) -> None:
+    """The same loop, with networks and loss compiled together."""
+    bare(task, task.compilation)
 
 
 def bare_beside_lightning(task: Task) -> None:

@@ -67,6 +67,18 @@ def test_comparison_is_computed_from_the_rounds() -> None:
     assert ways["bare"]["target"] == 0.95
 
 
+def test_compiled_is_compared_with_compiled() -> None:
+    task = Task("", "Digits", 1438, networks="conv", batch=1024, accelerator="gpu", compilation="reduce-overhead")
+    speeds = {"encdec": [10.0], "encdec_compiled": [33.0], "bare": [11.0], "bare_compiled": [30.0]}
+    ways = throughput.compare(speeds, task)
+    assert ways["bare_compiled"]["encdec_relative_to_it"]["median"] == 1.1
+    assert ways["bare_compiled"]["target"] == 0.95
+    assert ways["encdec_compiled"]["relative_to_bare"]["median"] == 3
+    assert "encdec_relative_to_it" not in ways["encdec_compiled"]
+    assert "--compile=reduce-overhead" in task.command("encdec_compiled")
+    assert not any("--compile" in word for word in task.command("encdec"))
+
+
 @pytest.mark.parametrize("batch", [128, 1000, 1024])
 @pytest.mark.parametrize("total", [1438, 60000])
 def test_all_batches_are_full(batch: int, total: int) -> None:
