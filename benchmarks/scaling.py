@@ -138,8 +138,10 @@ def processes(data: Task, settings: Settings) -> list[Json]:
 
 def pictures(data: Task, settings: Settings) -> list[Json]:
     """Batches of files, made to 64×64 by 2 workers: encdec's ImageFolder beside torchvision's and a DataLoader."""
-    total, rows = 1000 if settings.quick else 2000, []
-    for ending, width, height in (("png", 96, 80), ("jpg", 320, 256)):
+    total, kinds, rows = 2000, [("png", 96, 80), ("jpg", 320, 256)], []
+    if settings.quick:
+        total, kinds = 1500, [("jpg", 40, 32)]
+    for ending, width, height in kinds:
         with _written("pictures", total, ending, width, height) as folder:
             task = Task(folder, "ImageFolder", total)
             names = ("encdec", "torchvision")

@@ -13,6 +13,7 @@ LAYERS = {
     "compare": 1,
     "files": 1,
     "losses": 1,
+    "optimizers": 1,
     "networks": 1,
     "quiet": 1,
     "observations": 2,
