@@ -416,10 +416,10 @@ def test_a_split_is_kept_on_a_gpu_if_it_takes_a_quarter_of_what_is_free(
         assert batch[:, 0, 0, 0].tolist() == [1, 8]
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((1, 8, 8), 40), ((1, 200, 300), 17), ((3, 600, 600), 10)])
+@pytest.mark.parametrize(("shape", "expected"), [((1, 8, 8), 80), ((1, 200, 300), 17), ((3, 600, 600), 10)])
 def test_a_trainer_evaluates_small_images_in_larger_batches(shape: Shape, expected: int) -> None:
-    """Up to four times batch_size, and up to a million pixels where that is more than batch_size."""
-    data = Mine((in_memory(20, shape), in_memory(50, shape)), batch_size=10)
+    """Up to eight times batch_size, and up to a million pixels where that is more than batch_size."""
+    data = Mine((in_memory(20, shape), in_memory(90, shape)), batch_size=10)
     data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert len(next(iter(data.test_dataloader())).x) == expected
     assert len(next(iter(data.train_dataloader())).x) == 10

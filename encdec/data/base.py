@@ -258,7 +258,7 @@ class DataModule(pl.LightningDataModule, ABC):
     """A data set: write `load`, inherit splits, batches, their order and resuming.
 
     Args:
-        batch_size: images of a batch on each process; a trainer validates and tests with up to four times as many.
+        batch_size: images of a batch on each process; a trainer validates and tests with up to eight times as many.
         val_fraction: share of the training images that is held out for validation.
         split_seed: seed of that choice; it does not follow the run's seed, so that all runs share their splits.
         seed: seed of the order of training images; the command line takes it from `seed_everything`.
@@ -397,7 +397,7 @@ class DataModule(pl.LightningDataModule, ABC):
     def _evaluation_batch_size(self) -> int:
         # larger ones take less time for an image; a network that can be trained has memory for as few pixels as these
         most = BLOCK // math.prod(self.image_shape)
-        return max(self.batch_size, min(4 * self.batch_size, most))
+        return max(self.batch_size, min(8 * self.batch_size, most))
 
     @property
     def _global_batch(self) -> int:
