@@ -99,6 +99,18 @@ def _takes_plain_batches(trainer: pl.Trainer, data_fetcher: _DataFetcher | None)
     )
 
 
+def _training_step(trainer: pl.Trainer) -> Callable[[Batch, int], Any]:
+    """The module's training step, wrapped by the strategy and the precision only where these have something to do."""
+    strategy, module = trainer.strategy, trainer.lightning_module
+    if (
+        type(strategy) is SingleDeviceStrategy
+        and type(trainer.precision_plugin) is Precision
+        and strategy.model is module
+    ):
+        return module.training_step
+    return strategy.training_step
+
+
 def _next(data_fetcher: _DataFetcher) -> Any:
     """The next batch of the only loader, counted as the fetcher counts."""
     assert data_fetcher.length is not None
@@ -128,6 +140,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._validates = super()._should_check_val_epoch()
         if self._is_plain(data_fetcher):
             self._hooks = _Hooks(self.trainer)
+            self._training_step = _training_step(self.trainer)
             self._optimize = plain_step(self.trainer.optimizers[0])
 
     def _should_check_val_epoch(self) -> bool:
@@ -154,7 +167,7 @@ class EpochLoop(_TrainingEpochLoop):
         batch = _to_device(self.trainer, batch)
         self.batch_progress.increment_ready()
         connector = self.trainer._logger_connector
-        connector.on_batch_start(batch)
+        _begin_batch(connector, self._results, batch)
 
         ends = hooks("on_train_batch_start", batch, batch_idx) == -1
         output = None
@@ -233,7 +246,7 @@ class EpochLoop(_TrainingEpochLoop):
         trainer, optimizer = self.trainer, self.trainer.optimizers[0]
         attributes = vars(trainer.lightning_module)
         attributes["_current_fx_name"] = "training_step"
-        loss = trainer.strategy.training_step(batch, batch_idx)
+        loss = self._training_step(batch, batch_idx)
         attributes["_current_fx_name"] = None
         assert isinstance(loss, Tensor)
         accumulated = trainer.accumulate_grad_batches
@@ -276,7 +289,7 @@ class EvaluationLoop(_EvaluationLoop):
         batch = _to_device(trainer, batch)
         self.batch_progress.increment_ready()
         connector = trainer._logger_connector
-        connector.on_batch_start(batch)
+        _begin_batch(connector, self._results, batch)
         stage = "test" if trainer.testing else "validation"
         hooks(f"on_{stage}_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
@@ -297,6 +310,13 @@ class EvaluationLoop(_EvaluationLoop):
             if self._results:
                 connector.update_eval_step_metrics(self._seen_batches_per_dataloader[dataloader_idx])
             self._seen_batches_per_dataloader[dataloader_idx] += 1
+
+
+def _begin_batch(connector: Any, results: Any, batch: Any) -> None:
+    if connector._first_loop_iter is not False:
+        connector.on_batch_start(batch)
+    else:  # what it does from the third batch on
+        results.batch, results.batch_size, results.dataloader_idx = batch, None, None
 
 
 def _end_batch(connector: Any, results: Any) -> None:

@@ -6,7 +6,7 @@ unsafe in mixed precision. Everything below is computed in float32 (or float64),
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,10 +33,7 @@ def pixel_squared_error(logits: Tensor, x: Tensor) -> Tensor:
     """‖x − sigmoid(logits)‖² for each image: (B, …), (B, …) -> (B,), summed over pixels."""
     if x.requires_grad:
         return squared_error(pixel_means(logits), x)
-    errors = _PixelErrors.of(logits, x)
-    if not _has_gradient(logits):
-        return errors.squared_error
-    return _SquaredError.apply(_rows(logits), errors.squared_error, errors.means, errors.difference)  # type: ignore[no-any-return]
+    return _pixel_errors(logits, x)[0]
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -46,11 +43,9 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     entropy of x and not zero.
     """
     if x.requires_grad:
-        return functional.binary_cross_entropy_with_logits(_rows(logits), _rows(x), reduction="none").sum(1)
-    errors = _PixelErrors.of(logits, x)
-    if not _has_gradient(logits):
-        return errors.cross_entropy
-    return _CrossEntropy.apply(_rows(logits), errors.cross_entropy, errors.difference)  # type: ignore[no-any-return]
+        rows = full_precision(logits).flatten(1), full_precision(x).flatten(1)
+        return functional.binary_cross_entropy_with_logits(*rows, reduction="none").sum(1)
+    return _pixel_errors(logits, x)[1]
 
 
 def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -59,84 +54,67 @@ def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
     return pixel_squared_error(logits, x) / (2 * sigma**2) + constant
 
 
-class _PixelErrors:
-    """Both errors of an output, without a gradient, and what their gradients need.
+class _Kept(NamedTuple):
+    """The pixel errors of an output, for as long as it and its image live unchanged."""
 
-    An objective needs one of the errors, and every run logs both. So both are computed while their parts are in the
-    cache, and kept with `logits` for as long as these live unchanged. Nothing here may refer to `logits`, or both would
-    live for ever.
+    x: Tensor
+    version: int | None
+    errors: tuple[Tensor, Tensor]
 
-    Attributes:
-        means: p = sigmoid(logits), (B, P).
-        difference: p − x, (B, P).
-        squared_error: (B,).
-        cross_entropy: (B,).
+
+def _pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error and cross-entropy, both (B,).
+
+    An objective needs one of them, and every run logs both. So both are computed while their parts are in the cache,
+    and kept with `logits`.
     """
-
-    __slots__ = ("cross_entropy", "difference", "means", "squared_error", "version", "x")
-
-    def __init__(self, logits: Tensor, x: Tensor) -> None:
-        self.x, self.version = x, _version(logits)
-        values, pixels = _rows(logits).detach(), x.flatten(1)
-        self.means = values.sigmoid()
-        self.difference = self.means - pixels
-        self.squared_error: Tensor = torch.linalg.vector_norm(self.difference, dim=1).square_()
-        # softplus(l) = max(l, 0) − log max(p, 1 − p): half the time of torch's softplus, and as exact
-        log_of_larger = (self.means - 0.5).abs_().add_(0.5).log_()
-        softplus = values.clamp_min(0).sub_(log_of_larger)
-        self.cross_entropy = softplus.addcmul_(values, pixels, value=-1).sum(1)
-
-    @classmethod
-    def of(cls, logits: Tensor, x: Tensor) -> Self:
-        kept: Self | None = getattr(logits, "_pixel_errors", None)
-        if kept is None or kept.x is not x or kept.version != _version(logits):
-            kept = cls(logits, x)
-            logits._pixel_errors = kept  # type: ignore[attr-defined]
-        return kept
+    kept: _Kept | None = getattr(logits, "_pixel_errors", None)
+    needs_graph = logits.requires_grad and torch.is_grad_enabled()
+    version = None if logits.is_inference() else logits._version
+    if (
+        kept is None
+        or kept.x is not x
+        or kept.version != version
+        or (needs_graph and not kept.errors[0].requires_grad)  # they were computed without a gradient
+    ):
+        errors = _PixelErrors.apply(full_precision(logits), x)
+        kept = _Kept(x, version, errors)
+        logits._pixel_errors = kept  # type: ignore[attr-defined]
+    return kept.errors
 
 
-def _rows(logits: Tensor) -> Tensor:
-    """Logits in full precision, a row for each image: (B, …) -> (B, P)."""
-    return full_precision(logits).flatten(1)
-
-
-def _has_gradient(logits: Tensor) -> bool:
-    return logits.requires_grad and torch.is_grad_enabled()
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-class _SquaredError(torch.autograd.Function):
-    """The gradient of ‖d‖² with d = p − x and p = sigmoid(logits): 2 d p (1 − p)."""
+class _PixelErrors(torch.autograd.Function):
+    """See `_pixel_errors`. With p = sigmoid(logits) and d = p − x, their gradients are 2 d p (1 − p) and d."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, error: Tensor, means: Tensor, difference: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, pixels = logits.flatten(1), x.flatten(1)
+        means = values.sigmoid()
+        difference = means - pixels
+        squared_error: Tensor = torch.linalg.vector_norm(difference, dim=1).square_()
+        cross_entropy = _softplus(values).addcmul_(values, pixels, value=-1).sum(1)
         ctx.save_for_backward(means, difference)
-        return error.clone()
+        ctx.shape = logits.shape
+        ctx.set_materialize_grads(False)
+        return squared_error, cross_entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         means, difference = ctx.saved_tensors
-        slope = torch.ops.aten.sigmoid_backward.default(difference, means)
-        return slope.mul_((2 * grads[0]).unsqueeze(1)), None, None, None
+        of_squared_error, of_cross_entropy = grads
+        slope: Tensor | None = None
+        if of_squared_error is not None:
+            slope = torch.ops.aten.sigmoid_backward.default(difference, means).mul_((2 * of_squared_error).unsqueeze(1))
+        if of_cross_entropy is not None:
+            of_logits = difference * of_cross_entropy.unsqueeze(1)
+            slope = of_logits if slope is None else slope.add_(of_logits)
+        return None if slope is None else slope.view(ctx.shape), None
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """The gradient of the cross-entropy of x with p = sigmoid(logits): d = p − x."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, error: Tensor, difference: Tensor) -> Tensor:
-        ctx.save_for_backward(difference)
-        return error.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (difference,) = ctx.saved_tensors
-        return difference * grads[0].unsqueeze(1), None, None
+def _softplus(logits: Tensor) -> Tensor:
+    """log(1 + exp(l)); torch's default threshold, from where it is l, would cost digits in float64."""
+    return functional.softplus(logits, threshold=40)
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -154,7 +132,9 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    return _all_pairs(logits, x, _sum_of_softplus, lambda rows, weights: rows.sigmoid().mul_(weights))
+    return _all_pairs(
+        logits, x, lambda rows: _softplus(rows).sum(1), lambda rows, weights: rows.sigmoid().mul_(weights)
+    )
 
 
 def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
@@ -164,7 +144,7 @@ def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
     return x.square().sum(1, keepdim=True) + 2 * _all_pairs(
-        mean, x, lambda rows: rows.square().sum(1) / 2, lambda rows, weights: rows * weights
+        mean, x, lambda rows: torch.linalg.vector_norm(rows, dim=1).square_() / 2, lambda rows, weights: rows * weights
     )
 
 
@@ -242,10 +222,3 @@ class _AllPairs(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 of_x = -grad @ eta
         return of_eta, of_x, None, None
-
-
-def _sum_of_softplus(logits: Tensor) -> Tensor:
-    """Σ_d max(l_d, 0) + log(1 + exp(−|l_d|)) for each row, (K, D) -> (K,), in one temporary."""
-    least = torch.copysign(logits, -1)
-    positive = (logits.sum(1) - least.sum(1)) / 2
-    return positive + least.exp_().add_(1).log_().sum(1)

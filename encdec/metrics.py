@@ -35,27 +35,29 @@ class RunningMeans:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
-        self._waiting: list[Tensor] = []  # the terms of batches of equal size, each (terms, B)
+        self._waiting: list[list[Tensor]] = []  # the terms of batches of equal size, each (B,)
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
         """Add a batch: every term is (B,), and the names are the same at every update."""
         self._names = list(terms)
-        values = torch.stack([term.detach() for term in terms.values()])
-        if len(self._waiting) == self._AT_MOST or (self._waiting and self._waiting[0].shape != values.shape):
+        values = [term.detach() for term in terms.values()]
+        waiting = self._waiting
+        if len(waiting) == self._AT_MOST or (waiting and waiting[0][0].shape != values[0].shape):
             self._sum_up()
         self._waiting.append(values)
-        self._count += values.shape[1]
+        self._count += values[0].shape[0]
 
     def _sum_up(self) -> None:
         """Add the batches that wait, one by one: together they would give other digits than apart."""
         if not self._waiting:
             return
-        values = torch.stack(self._waiting)
+        values = torch.stack([term for batch in self._waiting for term in batch])
+        values = values.view(len(self._waiting), len(self._names), -1)
         # Apple's GPUs have no float64
         sums = values.sum(2, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
-        total = sums.new_zeros(len(self._names)) if self._sums is None else self._sums.to(sums)
-        for batch in sums:
-            total = total + batch
+        total = sums.new_zeros(len(self._names)) if self._sums is None else self._sums.to(sums, copy=True)
+        for batch in sums.unbind():
+            total.add_(batch)
         self._sums, self._waiting = total, []
 
     def __bool__(self) -> bool:

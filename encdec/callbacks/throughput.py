@@ -31,7 +31,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count a batch; log at the steps of the training curve."""
-        self._images += len(batch.x)
+        self._images += batch.x.shape[0]
         if isinstance(pl_module, Paradigm) and pl_module.is_logging_due():
             now = perf_counter()
             seconds = self._seconds + now - self._since

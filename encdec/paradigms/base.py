@@ -204,11 +204,12 @@ class Paradigm(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch; the loss is the mean of the images' losses."""
         # keyed by the count of batches, because global_step repeats under gradient accumulation
-        step = self.trainer.fit_loop.total_batch_idx
+        trainer = self.trainer
+        step = trainer.fit_loop.total_batch_idx
         self._step_noise.begin(self.seed, step)
-        dropout_seed = step_seed(self.seed, step, self.global_rank)
+        dropout_seed = step_seed(self.seed, step, trainer.global_rank)
         torch.default_generator.manual_seed(dropout_seed)  # torch.manual_seed takes 0.15 ms
-        if self.device.type == "cuda":
+        if batch.x.is_cuda:
             torch.cuda.manual_seed(dropout_seed)
         terms = self._measure(batch)
         self._curve.sums.update(terms)
@@ -219,7 +220,7 @@ class Paradigm(pl.LightningModule, ABC):
             means = {name: term.mean() for name, term in terms.items()}
             self._require_finite(means, "training", f"step {self.global_step + 1}")
         # those of this step; a scheduler may change them before they are logged
-        self._curve.rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        self._curve.rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
         return loss
 
     def on_train_start(self) -> None:

@@ -72,7 +72,7 @@ class EncoderlessVAE(Paradigm):
             least, best = nll.detach().min(1)
             # the measured output's cross-entropy is known already
             known = {"bce": least} if isinstance(self.observation, Bernoulli) else {}
-            return {"loss": bound, "nll": bound, **known, "logits": logits[best]}
+            return {"loss": bound, "nll": bound, **known, "logits": logits.detach().index_select(0, best)}
         logits = self.decoder(self._codes(batch))
         nll = self.observation.nll(logits, batch.x)
         return {"loss": nll, self.observation.term: nll, "logits": logits}
