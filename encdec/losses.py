@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from encdec import kernels
+
 
 def full_precision(tensor: Tensor) -> Tensor:
     """`tensor` in float32, or as it is if it is float64."""
@@ -65,8 +67,7 @@ class _Kept(NamedTuple):
 def _pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Squared error and cross-entropy, both (B,).
 
-    An objective needs one of them, and every run logs both. So both are computed while their parts are in the cache,
-    and kept with `logits`.
+    An objective needs one of them, and every run logs both. So both are computed together, and kept with `logits`.
     """
     kept: _Kept | None = getattr(logits, "_pixel_errors", None)
     needs_graph = logits.requires_grad and torch.is_grad_enabled()
@@ -77,44 +78,29 @@ def _pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         or kept.version != version
         or (needs_graph and not kept.errors[0].requires_grad)  # they were computed without a gradient
     ):
-        errors = _PixelErrors.apply(full_precision(logits), x)
+        values = full_precision(logits).contiguous()
+        errors = _PixelErrors.apply(values, x) if needs_graph else kernels.pixel_errors(values, x)
         kept = _Kept(x, version, errors)
         logits._pixel_errors = kept  # type: ignore[attr-defined]
     return kept.errors
 
 
 class _PixelErrors(torch.autograd.Function):
-    """See `_pixel_errors`. With p = sigmoid(logits) and d = p − x, their gradients are 2 d p (1 − p) and d."""
+    """See `_pixel_errors`."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, pixels = logits.flatten(1), x.flatten(1)
-        means = values.sigmoid()
-        difference = means - pixels
-        squared_error: Tensor = torch.linalg.vector_norm(difference, dim=1).square_()
-        cross_entropy = _softplus(values).addcmul_(values, pixels, value=-1).sum(1)
-        ctx.save_for_backward(means, difference)
-        ctx.shape = logits.shape
+        ctx.save_for_backward(logits, x)
         ctx.set_materialize_grads(False)
-        return squared_error, cross_entropy
+        return kernels.pixel_errors(logits, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        means, difference = ctx.saved_tensors
-        of_squared_error, of_cross_entropy = grads
-        slope: Tensor | None = None
-        if of_squared_error is not None:
-            slope = torch.ops.aten.sigmoid_backward.default(difference, means).mul_((2 * of_squared_error).unsqueeze(1))
-        if of_cross_entropy is not None:
-            of_logits = difference * of_cross_entropy.unsqueeze(1)
-            slope = of_logits if slope is None else slope.add_(of_logits)
-        return None if slope is None else slope.view(ctx.shape), None
-
-
-def _softplus(logits: Tensor) -> Tensor:
-    """log(1 + exp(l)); torch's default threshold, from where it is l, would cost digits in float64."""
-    return functional.softplus(logits, threshold=40)
+        (logits, x), (of_squared_error, of_cross_entropy) = ctx.saved_tensors, grads
+        if of_squared_error is None and of_cross_entropy is None:
+            return None, None
+        return kernels.pixel_slopes(logits, x, of_squared_error, of_cross_entropy), None
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -132,9 +118,7 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    return _all_pairs(
-        logits, x, lambda rows: _softplus(rows).sum(1), lambda rows, weights: rows.sigmoid().mul_(weights)
-    )
+    return _all_pairs(logits, x, kernels.softplus_sums, kernels.softplus_slopes)
 
 
 def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
@@ -144,7 +128,10 @@ def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
     return x.square().sum(1, keepdim=True) + 2 * _all_pairs(
-        mean, x, lambda rows: torch.linalg.vector_norm(rows, dim=1).square_() / 2, lambda rows, weights: rows * weights
+        mean,
+        x,
+        lambda rows: torch.linalg.vector_norm(rows, dim=1).square_() / 2,
+        lambda rows, weights: rows * weights.unsqueeze(1),
     )
 
 
@@ -189,7 +176,7 @@ def _all_pairs(
         eta: η.
         x: x.
         potential: A, (K, D) -> (K,).
-        weighted_slope: gradient of A times a weight of each row, (K, D), (K, 1) -> (K, D), in a tensor of its own.
+        weighted_slope: gradient of A times a weight of each row, (K, D), (K,) -> (K, D), in a tensor of its own.
     """
     result: Tensor = _AllPairs.apply(eta, x, potential, weighted_slope)
     return result
@@ -218,7 +205,7 @@ class _AllPairs(torch.autograd.Function):
         of_eta = of_x = None
         with torch.autocast(eta.device.type, enabled=False):
             if ctx.needs_input_grad[0]:  # Σ_b g_bk (A'(η_k) − x_b)
-                of_eta = ctx.weighted_slope(eta, grad.sum(0).unsqueeze(1)).addmm_(grad.T, x, alpha=-1)
+                of_eta = ctx.weighted_slope(eta, grad.sum(0)).addmm_(grad.T, x, alpha=-1)
             if ctx.needs_input_grad[1]:
                 of_x = -grad @ eta
         return of_eta, of_x, None, None

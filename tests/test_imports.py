@@ -12,6 +12,7 @@ LAYERS = {
     "commands": 0,
     "compare": 1,
     "files": 1,
+    "kernels": 0,
     "losses": 1,
     "optimizers": 1,
     "networks": 1,
