@@ -1,6 +1,6 @@
-/* The pixel errors of images and their gradient, each in one pass over the pixels: see kernels.py, which calls this.
+/* What is done with every pixel outside the networks, each in one pass over the pixels: see kernels.py, which calls this.
  *
- * torch takes ten passes for the same, and at the sizes of an MLP these cost as much as a fifth of a training step.
+ * torch takes up to ten passes for the same, and beside an MLP these take up to a fifth of a training step.
  * Everything is built from e = exp(-|l|) in (0, 1]: no intermediate result overflows, whatever the logit l is.
  */
 #include <stdint.h>
@@ -82,6 +82,23 @@ static void slope_of_row(const float *logits, const float *x, float of_squared, 
         float mean = l < 0 ? e * larger : larger, difference = mean - x[i];
         slope[i] = difference * (of_cross + 2.0f * of_squared * (e * larger * larger));
     }
+}
+
+FOR_EACH_PROCESSOR
+static void scale_row(const uint8_t *pixels, float *x, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)pixels[i] / 255.0f;
+}
+
+/* Raised with every change of a function that kernels.py calls: what a working copy has compiled may be older. */
+int encdec_kernels_interface(void) { return 1; }
+
+/* x = pixels / 255, rounded as a division rounds */
+void encdec_scale_pixels(const uint8_t *pixels, float *x, int64_t rows, int64_t n, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row++)
+        scale_row(pixels + row * n, x + row * n, n);
 }
 
 /* Rows of n logits; those of x lie x_stride apart, 0 if all rows have the same. A NULL gradient is zero. */

@@ -1,10 +1,10 @@
-"""The pixel errors of images and their gradient with respect to the logits.
+"""What is done with every pixel outside the networks: its scale, its errors and their gradient.
 
 For logits l and an image x, with p = sigmoid(l) and d = p − x, the squared error is Σ d² and the cross-entropy
 Σ log(1 + exp(l)) − x l; their gradients are 2 d p (1 − p) and d.
 
 On CPUs, in float32, this is done by `kernels.c`, which `pip install` compiles where there is a C compiler, in one pass
-over the pixels. Everywhere else torch does it, in ten. Both agree to the rounding of float32.
+over the pixels. Everywhere else torch does it, in up to ten. Both agree to the rounding of float32.
 """
 
 import ctypes
@@ -14,20 +14,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_INTERFACE = 1
+"""Of the functions in `kernels.c`: raised there and here with every change of one."""
+
 
 def _load() -> ctypes.CDLL | None:
-    """The compiled functions; None if they were not compiled, or can't be used here."""
+    """The compiled functions; None if they were not compiled, are older than this file, or can't be used here."""
     found = importlib.util.find_spec("encdec._kernels")
     if found is None or found.origin is None:
         return None
     try:
         library = ctypes.CDLL(found.origin)  # its threads are torch's, whose OpenMP library is loaded already
-    except OSError:
+        if library.encdec_kernels_interface() != _INTERFACE:
+            return None
+    except (OSError, AttributeError):
         return None
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.encdec_pixel_errors.argtypes = [pointer, pointer, size, pointer, pointer, size, size, ctypes.c_int]
-    library.encdec_pixel_slopes.argtypes = [pointer, pointer, size, pointer, pointer, pointer, size, size, ctypes.c_int]
-    library.encdec_pixel_errors.restype = library.encdec_pixel_slopes.restype = None
+    pointer, size, count = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    arguments = {
+        "encdec_scale_pixels": [pointer, pointer, size, size, count],
+        "encdec_pixel_errors": [pointer, pointer, size, pointer, pointer, size, size, count],
+        "encdec_pixel_slopes": [pointer, pointer, size, pointer, pointer, pointer, size, size, count],
+    }
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
     return library
 
 
@@ -37,6 +47,16 @@ _library = _load()
 def compiled() -> bool:
     """Whether the functions of `kernels.c` are there."""
     return _library is not None
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Pixels from 0 to 1: uint8, (B, …) -> float32, (B, …), the nearest to k/255."""
+    suits = pixels.is_cpu and pixels.dtype == torch.uint8 and pixels.is_contiguous() and pixels.numel() > 0
+    if _library is None or not suits:
+        return pixels.to(torch.float32).div_(255)
+    x, rows = torch.empty(pixels.shape, dtype=torch.float32), pixels.shape[0]
+    _library.encdec_scale_pixels(pixels.data_ptr(), x.data_ptr(), rows, pixels.numel() // rows, torch.get_num_threads())
+    return x
 
 
 def pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

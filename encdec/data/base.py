@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from encdec import kernels
 from encdec.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
@@ -250,7 +251,7 @@ class Loader:
     def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         images, device = self.images, self.device
         for indices, pixels, y in zip(batches, images.stream(batches), _select(images.labels, batches), strict=True):
-            x = pixels.to(device).to(torch.float32).div_(255)
+            x = kernels.scaled(pixels.to(device))
             yield Batch(x, y.to(device), indices.to(device))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from encdec import kernels
 from encdec.data import Images
 from encdec.losses import pixel_means
 from encdec.noise import normal
@@ -175,5 +176,5 @@ def batches(images: Images, positions: Tensor, device: torch.device, size: int) 
     """The images at `positions` (M,), `size` at a time, as float in [0, 1] on a device."""
     parts = positions.split(size)
     for part, pixels in zip(parts, images.stream(parts), strict=True):
-        x = pixels.to(device).to(torch.float32).div_(255)
+        x = kernels.scaled(pixels.to(device))
         yield Batch(x, images.labels[part].to(device), part.to(device))

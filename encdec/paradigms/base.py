@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from encdec import __version__
+from encdec import __version__, kernels
 from encdec.floors import Floors
 from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
@@ -466,7 +466,11 @@ class Paradigm(pl.LightningModule, ABC):
 
 def digits_depend_on() -> dict[str, str | int]:
     """What the last digits of sums depend on: another torch, or another number of threads, adds in another order."""
-    return {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
+    return {
+        "torch": torch.__version__.partition("+")[0],
+        "threads": torch.get_num_threads(),
+        "kernels": "compiled" if kernels.compiled() else "torch's",
+    }
 
 
 def require_positive(owner: object, *names: str) -> None:
