@@ -433,7 +433,11 @@ def record(arguments: argparse.Namespace, benchmark: str, results: Any) -> None:
         "options": options,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": _gpu(), "system": platform.system()},
-        "versions": {"python": platform.python_version(), "encdec": _commit()}
+        "versions": {
+            "python": platform.python_version(),
+            "encdec": _commit(),
+            "kernels": "torch's" if importlib.util.find_spec("encdec._kernels") is None else "compiled",
+        }
         | {name: importlib.metadata.version(name) for name in found},
         "results": results,
     }

@@ -179,7 +179,8 @@ def test_autodecoder_trains_on_two_processes_like_on_one_and_finds_codes_for_hel
     one, two = (encdec.load(f"lightning_logs/{name}/version_0/checkpoints/last.ckpt") for name in ("one", "two"))
     assert isinstance(one.codes, torch.Tensor)
     assert isinstance(two.codes, torch.Tensor)
-    torch.testing.assert_close(one.codes, two.codes, rtol=1e-3, atol=1e-3)
+    # as a whole: where a gradient is about zero, Adam makes its whole step in whichever direction the last digit says
+    assert torch.dist(one.codes, two.codes) < 2e-4 * one.codes.norm()
     batch = next(iter(encdec.data.Digits(batch_size=50).test_dataloader()))
     found = one.outputs(batch)[0]["bce"].mean()
     from_zero = torch.nn.functional.binary_cross_entropy_with_logits(

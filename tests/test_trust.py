@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 import encdec
-from encdec import checkpoints, quiet
+from encdec import checkpoints, kernels, quiet
 from encdec.checkpoints import read_checkpoint, verify
 from encdec.cli import main
 from encdec.data import Digits
@@ -361,7 +361,8 @@ def test_lightning_deletes_nothing_but_checkpoints(file: Path, project: Path) ->
 
 def test_a_newer_format_names_both_versions_and_no_format_is_an_older_one(file: Path) -> None:
     state = contents(file)
-    depends = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
+    computed = "compiled" if kernels.compiled() else "torch's"
+    depends = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads(), "kernels": computed}
     assert state["encdec"] == {"format": 1, "version": encdec.__version__, **depends}
     torch.save({**state, "encdec": {"format": 2, "version": "7.5"}, "state_dict": "of a new kind"}, file)
     sentence = refused(lambda: encdec.load(file))

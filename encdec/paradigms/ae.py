@@ -92,17 +92,21 @@ class _GaussianFit(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("second_moment", torch.eye(dim))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._steps: int | None = None  # the same number, once it is known here: to read a buffer waits for a GPU
+        self._steps: int | None = None  # the present number, written there when it is saved: a buffer is slow to change
 
     def update(self, z: Tensor) -> None:
         z = z.detach().to(self.mean.dtype)
         self._steps = (int(self.steps) if self._steps is None else self._steps) + 1
-        self.steps.fill_(self._steps)
         weight = max(1 / self._steps, 0.01)
         self.mean.lerp_(z.mean(0), weight)
         autocast = torch.is_autocast_enabled(z.device.type)
         with torch.autocast(z.device.type, enabled=False) if autocast else nullcontext():
             self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        if self._steps is not None:
+            self.steps.fill_(self._steps)
+        super()._save_to_state_dict(*args)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
