@@ -90,7 +90,8 @@ class _PixelErrors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(logits, x)
+        # not `logits`, which its errors are kept with: they would keep each other for ever
+        ctx.save_for_backward(logits.detach(), x)
         ctx.set_materialize_grads(False)
         return kernels.pixel_errors(logits, x)
 

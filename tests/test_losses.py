@@ -1,6 +1,7 @@
 """Losses against torch.distributions, and their gradients."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -100,6 +101,17 @@ def test_an_error_is_that_of_the_image_and_the_logits_as_they_are_now(logits: Te
     torch.testing.assert_close(
         losses.pixel_squared_error(logits, x), losses.squared_error(logits.sigmoid(), x), rtol=1e-6, atol=1e-6
     )
+
+
+def test_errors_that_nobody_asks_for_any_more_are_freed_even_without_a_backward_pass(logits: Tensor) -> None:
+    """What is kept with the logits must not keep them, in a circle that no garbage collection sees."""
+    output = logits.requires_grad_() * 1
+    kept = weakref.ref(output)
+    errors = [losses.bernoulli_nll(output, torch.rand(B, *SHAPE))]
+    assert errors[0].requires_grad
+    del output
+    errors.clear()
+    assert kept() is None
 
 
 def test_gaussian_kl() -> None:
