@@ -172,6 +172,8 @@ def test_autodecoder_trains_on_two_processes_like_on_one_and_finds_codes_for_hel
 ) -> None:
     """Its table of codes is the same on both; the codes it finds beat those of an untrained search."""
     args = ["--config", "configs/autodecoder.yaml", "--trainer.max_epochs=2", "--images.every_n_epochs=5"]
+    # in float32 the last digit of a gradient of about zero decides where Adam's whole step goes
+    args.append("--trainer.precision=64-true")
     cli("fit", *args, "--data.batch_size=64", "--name=one")
     two_processes = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
     result = encdec_in(project, "fit", *args, "--data.batch_size=32", "--name=two", *two_processes)
@@ -179,8 +181,7 @@ def test_autodecoder_trains_on_two_processes_like_on_one_and_finds_codes_for_hel
     one, two = (encdec.load(f"lightning_logs/{name}/version_0/checkpoints/last.ckpt") for name in ("one", "two"))
     assert isinstance(one.codes, torch.Tensor)
     assert isinstance(two.codes, torch.Tensor)
-    # as a whole: where a gradient is about zero, Adam makes its whole step in whichever direction the last digit says
-    assert torch.dist(one.codes, two.codes) < 2e-4 * one.codes.norm()
+    torch.testing.assert_close(one.codes, two.codes, rtol=1e-3, atol=1e-3)
     batch = next(iter(encdec.data.Digits(batch_size=50).test_dataloader()))
     found = one.outputs(batch)[0]["bce"].mean()
     from_zero = torch.nn.functional.binary_cross_entropy_with_logits(
