@@ -11,6 +11,7 @@ setup(
         Extension(
             "encdec._kernels",
             ["encdec/kernels.c"],
+            libraries=["m"],
             extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
             optional=True,
         )

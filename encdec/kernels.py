@@ -1,4 +1,4 @@
-"""What is done with every pixel outside the networks: its scale, its errors and their gradient.
+"""What is done with every pixel outside the networks: its scale, its errors and their gradient; and L_K's softmax.
 
 For logits l and an image x, with p = sigmoid(l) and d = p − x, the squared error is Σ d² and the cross-entropy
 Σ log(1 + exp(l)) − x l; their gradients are 2 d p (1 − p) and d.
@@ -9,12 +9,13 @@ over the pixels. Everywhere else torch does it, in up to ten. Both agree to the 
 
 import ctypes
 import importlib.util
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_INTERFACE = 1
+_INTERFACE = 2
 """Of the functions in `kernels.c`: raised there and here with every change of one."""
 
 
@@ -34,6 +35,9 @@ def _load() -> ctypes.CDLL | None:
         "encdec_scale_pixels": [pointer, pointer, size, size, count],
         "encdec_pixel_errors": [pointer, pointer, size, pointer, pointer, size, size, count],
         "encdec_pixel_slopes": [pointer, pointer, size, pointer, pointer, pointer, size, size, count],
+        "encdec_softplus_sums": [pointer, pointer, size, size, count],
+        "encdec_softplus_slopes": [pointer, pointer, pointer, size, size, count],
+        "encdec_likelihood_weights": [pointer, pointer, pointer, pointer, size, size, count],
     }
     for name, types in arguments.items():
         function = getattr(library, name)
@@ -114,18 +118,50 @@ def pixel_slopes(logits: Tensor, x: Tensor, of_squared_error: Tensor | None, of_
 
 def softplus_sums(logits: Tensor) -> Tensor:
     """Σ log(1 + exp(l)) of each row: (K, D) -> (K,); no graph."""
-    zeros = logits.new_zeros(1, logits.shape[1]).expand_as(logits)
-    if _library is not None and _suits(logits, zeros):
-        return pixel_errors(logits, zeros)[1]
+    if _library is not None and _suits(logits):
+        sums = logits.new_empty(len(logits))
+        _library.encdec_softplus_sums(logits.data_ptr(), sums.data_ptr(), *logits.shape, torch.get_num_threads())
+        return sums
     return _softplus(logits).sum(1)
 
 
 def softplus_slopes(logits: Tensor, of_sums: Tensor) -> Tensor:
     """The gradient of `softplus_sums` with respect to the logits: (K, D), (K,) -> (K, D); no graph."""
-    zeros = logits.new_zeros(1, logits.shape[1]).expand_as(logits)
-    if _library is not None and _suits(logits, zeros):
-        return pixel_slopes(logits, zeros, None, of_sums)
+    if _library is not None and _suits(logits):
+        slopes, of_sums = torch.empty_like(logits), of_sums.contiguous()
+        _library.encdec_softplus_slopes(
+            logits.data_ptr(), of_sums.data_ptr(), slopes.data_ptr(), *logits.shape, torch.get_num_threads()
+        )
+        return slopes
     return logits.sigmoid().mul_(of_sums.unsqueeze(1))
+
+
+class LikelihoodWeights(NamedTuple):
+    """Of K codes for each of B images. See `likelihood_weights`."""
+
+    weights: Tensor
+    """p(x|z_k) / Σ_j p(x|z_j), (K, B)."""
+    log_sum: Tensor
+    """log Σ_k p(x|z_k), (B,)."""
+    least: Tensor
+    """The least −log p(x|z_k), (B,)."""
+    best: Tensor
+    """The first code that has it, (B,), int64."""
+
+
+def likelihood_weights(nll: Tensor) -> LikelihoodWeights:
+    """Weights of K codes by −log p(x|z_k), (K, B), whose memory the weights may take; no graph."""
+    if _library is not None and _suits(nll):
+        images, threads = nll.shape[1], torch.get_num_threads()
+        best = nll.new_empty(images, dtype=torch.int64)
+        log_sum, least = nll.new_empty(2, images).unbind()
+        results = (tensor.data_ptr() for tensor in (nll, log_sum, least, best))
+        _library.encdec_likelihood_weights(*results, *nll.shape, threads)
+        return LikelihoodWeights(nll, log_sum, least, best)
+    least, best = nll.min(0)
+    weights = (-nll).softmax(0)
+    # by the most likely code: its weight is exp(−nll − log_sum), not below 1/K
+    return LikelihoodWeights(weights, -least - weights.amax(0).log(), least, best)
 
 
 def _softplus(logits: Tensor) -> Tensor:
@@ -133,16 +169,17 @@ def _softplus(logits: Tensor) -> Tensor:
     return functional.softplus(logits, threshold=40)
 
 
-def _suits(logits: Tensor, x: Tensor) -> bool:
-    """Whether `kernels.c` can read these: float32 on a CPU, one pixel after the other, as many in both."""
+def _suits(*tensors: Tensor) -> bool:
+    """Whether `kernels.c` can read these: float32 on a CPU, one pixel after the other, as many in all."""
     return (
-        type(logits) is type(x) is Tensor
-        and logits.is_cpu
-        and x.is_cpu
-        and logits.dtype == x.dtype == torch.float32
-        and logits.shape == x.shape
-        and logits.is_contiguous()
-        and (x.is_contiguous() or (x.dim() == 2 and x.stride() == (0, 1)))
-        and logits.numel() > 0
+        all(
+            type(tensor) is Tensor
+            and tensor.is_cpu
+            and tensor.dtype == torch.float32
+            and tensor.shape == tensors[0].shape
+            and tensor.is_contiguous()
+            for tensor in tensors
+        )
+        and tensors[0].numel() > 0
         and not torch.compiler.is_compiling()
     )

@@ -6,6 +6,7 @@ unsafe in mixed precision. Everything below is computed in float32 (or float64),
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -119,7 +120,8 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    return _all_pairs(logits, x, kernels.softplus_sums, kernels.softplus_slopes)
+    result: Tensor = _AllPairs.apply(logits, x, _BERNOULLI)
+    return result
 
 
 def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
@@ -128,12 +130,8 @@ def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
     One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
-    return x.square().sum(1, keepdim=True) + 2 * _all_pairs(
-        mean,
-        x,
-        lambda rows: torch.linalg.vector_norm(rows, dim=1).square_() / 2,
-        lambda rows, weights: rows * weights.unsqueeze(1),
-    )
+    result: Tensor = x.square().sum(1, keepdim=True) + 2 * _AllPairs.apply(mean, x, _GAUSSIAN)
+    return result
 
 
 def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -142,71 +140,109 @@ def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
     return squared_error_matrix(mean, x) / (2 * sigma**2) + constant
 
 
-def prior_nll(nll: Tensor) -> Tensor:
+class PriorNLL(NamedTuple):
+    """L_K and the most likely of its codes, each (B,). See `prior_nll`."""
+
+    bound: Tensor
+    """L_K, nats per image."""
+    least: Tensor
+    """−log p(x|z_k) of the most likely code, nats per image, without a gradient."""
+    best: Tensor
+    """Which code that is, int64."""
+
+
+def prior_nll(nll: Tensor) -> PriorNLL:
     """L_K = −log (1/K) Σ_k p(x|z_k) from −log p(x|z_k) of codes drawn from the prior: (B, K) -> (B,), nats."""
-    result: Tensor = _PriorNLL.apply(full_precision(nll))
-    return result
+    nll = full_precision(nll)
+    return PriorNLL(math.log(nll.shape[1]) - (-nll).logsumexp(1), *nll.detach().min(1))
 
 
-class _PriorNLL(torch.autograd.Function):
-    """See `prior_nll`. Its gradient are the codes' posterior weights, of which the value follows at no cost."""
-
-    @staticmethod
-    def forward(ctx: Any, nll: Tensor) -> Tensor:
-        weights = (-nll).softmax(1)
-        ctx.save_for_backward(weights)
-        # by the most likely code: its weight is exp(−nll − logsumexp(−nll)), not below 1/K
-        return math.log(nll.shape[1]) + nll.amin(1) + weights.amax(1).log()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        weights: Tensor = ctx.saved_tensors[0]
-        return weights * grads[0].unsqueeze(1)
+def bernoulli_prior_nll(logits: Tensor, x: Tensor) -> PriorNLL:
+    """`prior_nll` of `bernoulli_nll_matrix`, at less cost: (K, …), (B, …) -> (B,)."""
+    logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
+    return PriorNLL(*_PriorNLL.apply(logits, x, _BERNOULLI))
 
 
-def _all_pairs(
-    eta: Tensor,
-    x: Tensor,
-    potential: Callable[[Tensor], Tensor],
-    weighted_slope: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """A(η_k) − x_bᵀη_k of all pairs: (K, D), (B, D) -> (B, K).
+def gaussian_prior_nll(mean: Tensor, x: Tensor, sigma: float) -> PriorNLL:
+    """`prior_nll` of `gaussian_nll_matrix`, at less cost: (K, …), (B, …) -> (B,)."""
+    mean, x = (full_precision(each).flatten(1) / sigma for each in (mean, x))
+    constant = x.square().sum(1) / 2 + x.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    bound, least, best = _PriorNLL.apply(mean, x, _GAUSSIAN)
+    return PriorNLL(bound + constant, least + constant.detach(), best)
 
-    Args:
-        eta: η.
-        x: x.
-        potential: A, (K, D) -> (K,).
-        weighted_slope: gradient of A times a weight of each row, (K, D), (K,) -> (K, D), in a tensor of its own.
-    """
-    result: Tensor = _AllPairs.apply(eta, x, potential, weighted_slope)
-    return result
+
+class _Family(NamedTuple):
+    """An exponential family: log p(x|η) = xᵀη − A(η), up to what depends on x only."""
+
+    potential: Callable[[Tensor], Tensor]
+    """A, (K, D) -> (K,)."""
+    weighted_slope: Callable[[Tensor, Tensor], Tensor]
+    """Gradient of A times a weight of each row, (K, D), (K,) -> (K, D), in a tensor of its own."""
+
+    def pairs(self, eta: Tensor, x: Tensor) -> Tensor:
+        """A(η_k) − x_bᵀη_k: (K, D), (B, D) -> (K, B)."""
+        with _full_products(eta):
+            return torch.addmm(self.potential(eta).unsqueeze(1), eta, x.T, alpha=-1)
+
+    def gradients(self, ctx: Any, eta: Tensor, x: Tensor, of_pairs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of Σ of_pairs · pairs with respect to η and x; autograd would make their terms in a matrix each."""
+        of_eta = of_x = None
+        with _full_products(eta):
+            if ctx.needs_input_grad[0]:
+                of_eta = self.weighted_slope(eta, of_pairs.sum(1)).addmm_(of_pairs, x, alpha=-1)
+            if ctx.needs_input_grad[1]:
+                of_x = -of_pairs.T @ eta
+        return of_eta, of_x
+
+
+_BERNOULLI = _Family(kernels.softplus_sums, kernels.softplus_slopes)
+_GAUSSIAN = _Family(  # of variance 1
+    lambda eta: torch.linalg.vector_norm(eta, dim=1).square_() / 2,
+    lambda eta, weights: eta * weights.unsqueeze(1),
+)
 
 
 class _AllPairs(torch.autograd.Function):
-    """See `_all_pairs`. Autograd would make the gradient's terms one by one, each in a matrix of the size of η."""
+    """A(η_k) − x_bᵀη_k of all pairs: (K, D), (B, D) -> (B, K)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        eta: Tensor,
-        x: Tensor,
-        potential: Callable[[Tensor], Tensor],
-        weighted_slope: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
+    def forward(ctx: Any, eta: Tensor, x: Tensor, family: _Family) -> Tensor:
         ctx.save_for_backward(eta, x)
-        ctx.weighted_slope = weighted_slope
-        with torch.autocast(eta.device.type, enabled=False):
-            return torch.addmm(potential(eta), x, eta.T, alpha=-1)
+        ctx.family = family
+        return family.pairs(eta, x).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (eta, x), grad = ctx.saved_tensors, grads[0]
-        of_eta = of_x = None
-        with torch.autocast(eta.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:  # Σ_b g_bk (A'(η_k) − x_b)
-                of_eta = ctx.weighted_slope(eta, grad.sum(0)).addmm_(grad.T, x, alpha=-1)
-            if ctx.needs_input_grad[1]:
-                of_x = -grad @ eta
-        return of_eta, of_x, None, None
+        return *ctx.family.gradients(ctx, *ctx.saved_tensors, grads[0].T), None
+
+
+class _PriorNLL(torch.autograd.Function):
+    """−log (1/K) Σ_k exp(x_bᵀη_k − A(η_k)), the least A(η_k) − x_bᵀη_k and its k: (K, D), (B, D) -> (B,).
+
+    The value needs the posterior weights of the codes, and the gradient is that of all pairs times these weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, eta: Tensor, x: Tensor, family: _Family) -> tuple[Tensor, Tensor, Tensor]:
+        weights, log_sum, least, best = kernels.likelihood_weights(family.pairs(eta, x))
+        ctx.save_for_backward(eta, x, weights)
+        ctx.family = family
+        ctx.mark_non_differentiable(least, best)
+        ctx.set_materialize_grads(False)
+        return math.log(len(eta)) - log_sum, least, best
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        eta, x, weights = ctx.saved_tensors
+        return (
+            (None, None, None) if grads[0] is None else (*ctx.family.gradients(ctx, eta, x, weights * grads[0]), None)
+        )
+
+
+def _full_products(eta: Tensor) -> AbstractContextManager[object]:
+    """Where matrix products are of the precision of their factors. (torch's own context costs time without a need.)"""
+    if torch.is_autocast_enabled(eta.device.type):
+        return torch.autocast(eta.device.type, enabled=False)
+    return nullcontext()

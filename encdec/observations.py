@@ -24,6 +24,10 @@ class Observation(ABC):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """−log p(x_b|z_k) of all pairs: (K, C, H, W), (B, C, H, W) -> (B, K), in nats per image."""
 
+    def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
+        """L_K of K codes, and each image's most likely: (K, C, H, W), (B, C, H, W) -> (B,), in nats per image."""
+        return losses.prior_nll(self.nll_matrix(logits, x))
+
 
 @final
 class Bernoulli(Observation):
@@ -38,6 +42,10 @@ class Bernoulli(Observation):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""
         return losses.bernoulli_nll_matrix(logits, x)
+
+    def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
+        """See `Observation.prior_nll`."""
+        return losses.bernoulli_prior_nll(logits, x)
 
 
 @final
@@ -65,6 +73,10 @@ class Gaussian(Observation):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""
         return losses.gaussian_nll_matrix(losses.pixel_means(logits), x, self.sigma)
+
+    def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
+        """See `Observation.prior_nll`."""
+        return losses.gaussian_prior_nll(losses.pixel_means(logits), x, self.sigma)
 
 
 ObservationCallable = Callable[[], Observation]

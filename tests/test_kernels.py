@@ -103,6 +103,34 @@ def test_sums_of_softplus() -> None:
     torch.testing.assert_close(kernels.softplus_slopes(logits, weights), slopes.float(), rtol=1e-5, atol=5e-7)
 
 
+@pytest.mark.parametrize("images", [1, 40])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_weights_of_codes(images: int, scale: float) -> None:
+    nll = 500 + scale * torch.randn(600, images)
+    full = nll.double()
+    found = kernels.likelihood_weights(nll.clone())
+    torch.testing.assert_close(found.weights.double(), (-full).softmax(0), rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(found.log_sum.double(), (-full).logsumexp(0), rtol=5e-7, atol=0)
+    torch.testing.assert_close(found.least, nll.amin(0), rtol=0, atol=0)
+    assert torch.equal(found.best, nll.argmin(0))
+
+
+def test_the_first_of_equal_codes_is_the_best_and_an_impossible_one_has_no_weight() -> None:
+    found = kernels.likelihood_weights(torch.tensor([[3.0, math.inf], [2.0, 1.0], [2.0, math.inf]]))
+    assert found.best.tolist() == [1, 1]
+    torch.testing.assert_close(found.weights[:, 1], torch.tensor([0.0, 1.0, 0.0]))
+    torch.testing.assert_close(found.log_sum, torch.tensor([math.log(2 + math.exp(-1)) - 2, -1.0]))
+
+
+def test_an_image_with_nan_has_no_bound_and_a_code_that_exists() -> None:
+    nll = torch.ones(5, 40)
+    nll[3, 7] = math.nan
+    found = kernels.likelihood_weights(nll)
+    for value in (found.weights.sum(0), found.log_sum, found.least):
+        assert value.isnan().nonzero().tolist() == [[7]]
+    assert 0 <= found.best.min() <= found.best.max() < 5
+
+
 def test_scaled_pixels_are_the_nearest_numbers() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(3, 1, 16, 16)
     expected = torch.tensor([k / 255 for k in range(256)]).repeat(3).view(3, 1, 16, 16)
@@ -125,7 +153,10 @@ def test_digits_do_not_depend_on_the_threads_of_what_is_compiled(implementation:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(torch.stack(kernels.pixel_errors(logits, x)))
+            rows = kernels.likelihood_weights(100 * logits.flatten(1).T.contiguous())
+            found.append(
+                torch.cat([*kernels.pixel_errors(logits, x), rows.log_sum, kernels.softplus_sums(logits.flatten(1))])
+            )
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])

@@ -4,7 +4,6 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from encdec import losses
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.noise import normal
 from encdec.observations import Bernoulli, ObservationCallable
@@ -67,9 +66,7 @@ class EncoderlessVAE(Paradigm):
         """`loss` = `nll` = L_K, nats per image; for K > 1, `mse` and `bce` are those of each image's best code."""
         if self.num_prior_samples > 1:
             logits = self.decoder(self.shared_noise(self.num_prior_samples, self.latent_dim))
-            nll = self.observation.nll_matrix(logits, batch.x)
-            bound = losses.prior_nll(nll)
-            least, best = nll.detach().min(1)
+            bound, least, best = self.observation.prior_nll(logits, batch.x)
             # the measured output's cross-entropy is known already
             known = {"bce": least} if isinstance(self.observation, Bernoulli) else {}
             return {"loss": bound, "nll": bound, **known, "logits": logits.detach().index_select(0, best)}
