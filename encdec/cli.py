@@ -243,7 +243,11 @@ class CLI(LightningCLI):
         """Train, and print what came out."""
         start, trainer = self._start, self.trainer
         if start.folder.existing is not None:
-            if start.checkpoint is not None and runs.is_finished(start.contents, trainer.max_epochs, trainer.max_steps):
+            if (
+                start.checkpoint is not None
+                and start.checkpoint.name != "best.ckpt"  # the newest only while the last one is still to be written
+                and runs.is_finished(start.contents, trainer.max_epochs, trainer.max_steps)
+            ):
                 ended = start.contents.get(runs.ENDED_KEY)
                 more = "A callback ended it" if ended else "A higher --trainer.max_epochs makes it longer"
                 say(

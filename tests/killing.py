@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from .conftest import ENVIRONMENT, events
 from .small_data import write_cifar10
@@ -59,13 +61,33 @@ def run(
     Returns:
         The exit code (negative for a signal) and what it printed.
     """
-    child, output = _start(folder, args, moment, call, number, largest_file)
+    child, output = _start(folder, args, moment=moment, call=call, number=number, largest_file=largest_file)
     child.join(120)
     if child.is_alive():
         child.kill()
         raise TimeoutError(output.read_text())
     assert child.exitcode is not None
     return child.exitcode, output.read_text()
+
+
+def on_two(folder: Path, *args: str) -> tuple[int, str]:
+    """Run the command line as two processes with gloo between them, as if something outside had started both.
+
+    Returns:
+        The larger exit code and what both printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [_start(folder, args, rank=rank, port=port) for rank in range(2)]
+    for child, _ in started:
+        child.join(150)
+    printed = "".join(output.read_text() for _, output in started)
+    if any(child.is_alive() for child, _ in started):
+        for child, _ in started:
+            child.kill()
+        raise TimeoutError(printed)
+    return max(abs(child.exitcode or 0) for child, _ in started), printed
 
 
 @contextlib.contextmanager
@@ -84,14 +106,13 @@ def background(folder: Path, *args: str) -> Iterator[None]:
         child.join()
 
 
-def _start(folder: Path, args: tuple[str, ...], *rest: Any) -> tuple[BaseProcess, Path]:
+def _start(folder: Path, args: tuple[str, ...], **rest: Any) -> tuple[BaseProcess, Path]:
     with pytest.MonkeyPatch.context() as patch:  # the server that forks must find these tests, wherever it is started
         patch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
         forkserver.ensure_running()
     output = folder / f"output-{time.monotonic_ns()}.txt"
     output.touch()
-    command = [*args, "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    child = _FORKS.Process(target=_child, args=(folder, command, output, *rest))
+    child = _FORKS.Process(target=_child, args=(folder, [*args], output), kwargs=rest)
     child.start()
     return child, output
 
@@ -104,6 +125,8 @@ def _child(
     call: int = 1,
     number: int = signal.SIGKILL,
     largest_file: int | None = None,
+    rank: int | None = None,
+    port: int = 0,
 ) -> None:
     from encdec.cli import main
 
@@ -112,6 +135,10 @@ def _child(
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     os.environ.update(ENVIRONMENT)
+    args += ["--trainer.accelerator=cpu", f"--trainer.devices={1 if rank is None else 2}"]
+    if rank is not None:
+        os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning read the environment when it was imported
     torch.set_num_threads(1)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

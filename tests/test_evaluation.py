@@ -18,6 +18,7 @@ from encdec.data.base import fingerprint
 from encdec.evaluation.base import Figures, Processes
 from encdec.paradigms import Paradigm
 
+from . import killing
 from .conftest import ROOT, RunCLI, encdec_in, events
 
 SMALL = ("--evaluation.num_images=60", "--evaluation.num_samples=80", "--evaluation.posterior_samples=4",
@@ -132,12 +133,11 @@ def test_two_processes_give_the_figures_of_one(config: str, cli: RunCLI, project
     checkpoint = f"lightning_logs/{config}/version_0/checkpoints/last.ckpt"
     cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61")
     one = values_of(report_of(config))
-    on_two = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
-    result = encdec_in(project, "test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61", *on_two)
-    assert result.returncode == 0, result.stderr
+    code, output = killing.on_two(project, "test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61")
+    assert code == 0, output
     report = report_of(config)
     assert report["processes"] == 2
-    assert result.stdout.count("frechet_classifier") == 1, "the table is printed once"
+    assert output.count("frechet_classifier") == 1, "the table is printed once"
     two = values_of(report)
     assert one.keys() == two.keys()
     for name, value in one.items():

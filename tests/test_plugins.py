@@ -12,6 +12,7 @@ from encdec import plugins
 from encdec.networks import Decoder
 from encdec.paradigms import Paradigm
 
+from . import killing
 from .conftest import ROOT, RunCLI, encdec_in
 
 DECODER = """
@@ -175,9 +176,8 @@ def test_autodecoder_trains_on_two_processes_like_on_one_and_finds_codes_for_hel
     # in float32 the last digit of a gradient of about zero decides where Adam's whole step goes
     args.append("--trainer.precision=64-true")
     cli("fit", *args, "--data.batch_size=64", "--name=one")
-    two_processes = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
-    result = encdec_in(project, "fit", *args, "--data.batch_size=32", "--name=two", *two_processes)
-    assert result.returncode == 0, result.stderr
+    code, output = killing.on_two(project, "fit", *args, "--data.batch_size=32", "--name=two")
+    assert code == 0, output
     one, two = (encdec.load(f"lightning_logs/{name}/version_0/checkpoints/last.ckpt") for name in ("one", "two"))
     assert isinstance(one.codes, torch.Tensor)
     assert isinstance(two.codes, torch.Tensor)

@@ -13,8 +13,9 @@ from . import killing
 from .conftest import ROOT
 from .small_data import write_pictures
 
-BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.every_n_epochs=2", "--data.batch_size=60")
-"""22 steps in each of 4 epochs on the digits, with a validation of one batch after each."""
+BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.every_n_epochs=2", "--data.batch_size=60",
+        "--checkpoint.seconds_between=0")  # fmt: skip
+"""22 steps in each of 4 epochs on the digits, with a validation of one batch and both checkpoints after each."""
 SCHEDULER = ("--config=configs/vae.yaml", "--model.lr_scheduler")
 CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     # every paradigm, in the middle of things
@@ -79,6 +80,25 @@ def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> No
     whole, killed = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "killed"))
     assert killing.differences(whole, killed) == []
     assert len(list((project / "lightning_logs/killed").iterdir())) == 1, "it goes on in the same folder"
+
+
+@pytest.mark.parametrize(("moment", "call"), [("a step", 80), ("a checkpoint's writing", 6)])
+def test_a_run_goes_on_from_the_best_where_the_last_is_older(moment: str, call: int, project: Path) -> None:
+    """With an hour between, `last.ckpt` is written after the first validation and at the end."""
+    command = ("fit", "--config=configs/vae.yaml", *BASE, "--checkpoint.seconds_between=3600", "--resume")
+    assert killing.run(project, *command, "--name=whole")[0] == 0
+    code, output = killing.run(project, *command, "--name=killed", moment=moment, call=call)
+    assert code == -signal.SIGKILL, output
+    steps = {
+        name: torch.load(f"lightning_logs/killed/version_0/checkpoints/{name}.ckpt", weights_only=True)["global_step"]
+        for name in ("best", "last")
+    }
+    assert steps == {"best": 66 if moment == "a step" else 88, "last": 22}
+    code, output = killing.run(project, *command, "--name=killed")
+    assert code == 0, output
+    assert f"from step {steps['best']}" in output
+    whole, killed = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "killed"))
+    assert killing.differences(whole, killed) == []
 
 
 STOPS: dict[str, tuple[str, int, int, int]] = {

@@ -17,7 +17,7 @@ from . import killing
 from .conftest import ENVIRONMENT
 
 BASE = ("--config=configs/vae.yaml", "--trainer.max_epochs=30", "--images.every_n_epochs=10", "--data.batch_size=30",
-        "--trainer.accelerator=cpu")  # fmt: skip
+        "--trainer.accelerator=cpu", "--checkpoint.seconds_between=0")  # fmt: skip
 TWO = ("--trainer.devices=2",)
 
 
@@ -78,6 +78,12 @@ def running(argument: str) -> list[str]:
     return found
 
 
+def train_whole(project: Path, *args: str) -> None:
+    """A run that nothing happens to."""
+    code, output = killing.on_two(project, *fit("whole", *args)[3:])
+    assert code == 0, output
+
+
 def assert_like_whole(name: str) -> None:
     whole, other = (killing.left(Path(f"lightning_logs/{n}/version_0")) for n in ("whole", name))
     assert killing.differences(whole, other) == []
@@ -86,9 +92,7 @@ def assert_like_whole(name: str) -> None:
 @pytest.mark.slow
 def test_two_processes_stop_and_go_on_together(project: Path) -> None:
     """SIGTERM to all, Ctrl-C to all, SIGTERM to one: a checkpoint and no hang; in the end the bits of a whole run."""
-    with started(*fit("whole", *TWO)) as process:
-        process.wait(150)
-    assert process.returncode == 0
+    train_whole(project)
 
     def to_all(process: subprocess.Popen[str], number: int) -> None:
         os.killpg(process.pid, number)
@@ -110,8 +114,8 @@ def test_two_processes_stop_and_go_on_together(project: Path) -> None:
         assert "Traceback" not in err
         before, step = step, torch.load(last("stopped"), weights_only=True)["global_step"]
         assert before < step < 30 * 22
-    with started(*fit("stopped", *TWO)) as process:
-        process.wait(150)
+    code, output = killing.on_two(project, *fit("stopped")[3:])
+    assert code == 0, output
     assert_like_whole("stopped")
 
 
@@ -135,8 +139,7 @@ def test_one_process_that_dies_ends_the_other_with_a_sentence(which: int, projec
 @pytest.mark.slow
 def test_two_machines_train_like_one_and_go_on_after_a_kill(project: Path) -> None:
     """torchrun on two `nodes` of this machine, one process on each."""
-    with started(*fit("whole", *TWO)) as process:
-        process.wait(150)
+    train_whole(project)
     port = str(29500 + os.getpid() % 2000)
     where = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}")
     args = ("--resume", *BASE, "--trainer.num_nodes=2", "--trainer.devices=1", "--name=nodes")
@@ -173,8 +176,7 @@ sys.exit(max(abs(task.wait()) for task in tasks))
 
 @pytest.mark.slow
 def test_a_slurm_job_saves_queues_itself_again_and_goes_on(project: Path) -> None:
-    with started(*fit("whole", *TWO, "--trainer.precision=bf16-mixed")) as process:
-        process.wait(150)
+    train_whole(project, "--trainer.precision=bf16-mixed")
     tools = project / "bin"
     tools.mkdir()
     (tools / "srun").write_text(SRUN.format(python=sys.executable))

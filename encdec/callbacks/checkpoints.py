@@ -1,5 +1,7 @@
 """The best and the last checkpoint of a run."""
 
+import math
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ _STATE = ("best_model_score", "current_score")
 
 
 class BestAndLast(ModelCheckpoint):
-    """Keeps `best.ckpt`, by a validation scalar, and `last.ckpt`, after each validation and at the end.
+    """Keeps `best.ckpt`, by a validation scalar, and `last.ckpt`, after validations and epochs and at the end.
 
     (Lightning's `save_last` writes `last.ckpt` only when a better one was found.) Each checkpoint holds the
     validation scalars of its model under `metrics`; one that was saved between validations has none.
@@ -27,23 +29,34 @@ class BestAndLast(ModelCheckpoint):
         monitor: the scalar that decides which is best.
         mode: whether lower or higher is better.
         dirpath: folder; `checkpoints` in the run's folder if not given.
+        seconds_between: how long `last.ckpt` is left as it is while training goes on, in seconds; 0 writes it after
+            each validation. To write one takes as long as some steps, and a run that is told to stop saves anyway:
+            only one that is killed repeats them.
     """
 
     def __init__(
-        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", dirpath: str | None = None
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        dirpath: str | None = None,
+        seconds_between: float = 10,
     ) -> None:
         super().__init__(
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )
+        self.seconds_between = seconds_between
+        self._written_at = -math.inf
+        self._started_from: Path | None = None
         self._last_step_saved = self._validated_step = -1
         self._metrics: dict[str, torch.Tensor] = {}
 
-    def place(self, folder: Path, resumed: bool) -> None:
-        """Say where the run's own folder of checkpoints is, and whether the run goes on in it.
+    def place(self, folder: Path, resumed: bool, checkpoint: Path | None) -> None:
+        """Say where the run's own folder of checkpoints is, whether the run goes on in it, and from which.
 
         Raises:
             UserError: the folder that the config names holds checkpoints of another run, or can't be made.
         """
+        self._started_from = checkpoint
         if self.dirpath is None:
             self.dirpath = str(folder)
         try:
@@ -76,9 +89,11 @@ class BestAndLast(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run has the checkpoint of the step at which it begins, and perhaps a best one."""
         trainer._logger_connector._callback_metrics.update(self._metrics)
-        self._last_step_saved = trainer.global_step if trainer.global_step > 0 else -1
         assert self.dirpath is not None
         best, last = (Path(self.dirpath, f"{name}.ckpt") for name in ("best", "last"))
+        goes_on_with_it = self._started_from is not None and self._started_from.resolve() == last.resolve()
+        self._last_step_saved = trainer.global_step if goes_on_with_it else -1
+        self._validated_step = trainer.global_step if self._metrics else -1
         has_best, has_last = trainer.strategy.broadcast([best.is_file(), last.is_file()])
         self.last_model_path = str(last) if has_last else ""
         if has_best and self.best_model_score is not None:
@@ -103,11 +118,11 @@ class BestAndLast(ModelCheckpoint):
                 )
             _flush(trainer)
             super().on_validation_end(trainer, pl_module)
-            self.save_now(trainer)
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last, where there was no validation."""
-        self.save_now(trainer)
+        self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last, where training ended between validations, or was ended by a callback after one."""
@@ -132,6 +147,12 @@ class BestAndLast(ModelCheckpoint):
         assert self.dirpath is not None
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
         trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops
+        self._written_at = time.monotonic()
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        due = time.monotonic() >= self._written_at + self.seconds_between
+        if trainer.strategy.broadcast(due):  # all processes save, or none
+            self.save_now(trainer)
 
     def _saves(self, trainer: pl.Trainer) -> bool:
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -54,7 +54,8 @@ class KeepRun(pl.Callback):
                 file.write(self._config.encode())
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestAndLast):
-                callback.place(self.folder.path / CHECKPOINTS, self.folder.existing is not None)
+                resumed = self.folder.existing is not None
+                callback.place(self.folder.path / CHECKPOINTS, resumed, self._checkpoint)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
