@@ -28,15 +28,20 @@ def _seeded() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with the shipped configs and plugins, small data sets, and no runs, as working directory."""
-    for name in ("configs", "plugins"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    write_all(tmp_path, monkeypatch)
-    monkeypatch.chdir(tmp_path)
+    """A new project folder as working directory."""
+    monkeypatch.chdir(new_project(tmp_path, monkeypatch))
     # what a Lightning run leaves in the environment would leak into the next test
     for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(variable, "0")
     return tmp_path
+
+
+def new_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped configs and plugins, small data sets, and no runs."""
+    for name in ("configs", "plugins"):
+        (folder / name).symlink_to(ROOT / name)
+    write_all(folder, monkeypatch)
+    return folder
 
 
 @pytest.fixture

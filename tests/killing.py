@@ -4,12 +4,14 @@ Processes are forked from one that has imported encdec and done nothing else, so
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
@@ -19,13 +21,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
-from .conftest import ENVIRONMENT, events
+from .conftest import ENVIRONMENT, events, new_project
 from .small_data import write_cifar10
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["encdec.cli", "tests.killing"])
+_FORKS.set_forkserver_preload(["encdec.cli", "sklearn.datasets", "tests.killing"])
 
 MOMENTS: dict[str, tuple[str, str]] = {
     "a step": ("encdec.paradigms.base.Paradigm", "training_step"),
@@ -200,6 +203,17 @@ def left(run_folder: Path) -> dict[str, Any]:
     for tag in log.Tags()["images"]:
         found[tag] = [(event.step, event.encoded_image_string) for event in log.Images(tag)]
     return found
+
+
+@functools.cache
+def whole(*command: str) -> dict[str, Any]:
+    """What a training leaves to which nothing happens, with the small data sets; made once for all who compare."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        seed_everything(0, verbose=False)  # as before each test: the same small data sets
+        folder = new_project(Path(name), patch)
+        code, output = run(folder, *command, "--name=whole")
+        assert code == 0, output
+        return left(folder / "lightning_logs/whole/version_0")
 
 
 def differences(whole: dict[str, Any], killed: dict[str, Any]) -> list[str]:

@@ -71,14 +71,12 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
 def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> None:
     args, moment, call = CASES[name]
     command = ("fit", *args[:1], *BASE, *args[1:], "--resume")
-    code, output = killing.run(project, *command, "--name=whole")
-    assert code == 0, output
     code, output = killing.run(project, *command, "--name=killed", moment=moment, call=call)
     assert code == -signal.SIGKILL, output
     code, output = killing.run(project, *command, "--name=killed")
     assert code == 0, output
-    whole, killed = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "killed"))
-    assert killing.differences(whole, killed) == []
+    killed = killing.left(project / "lightning_logs/killed/version_0")
+    assert killing.differences(killing.whole(*command), killed) == []
     assert len(list((project / "lightning_logs/killed").iterdir())) == 1, "it goes on in the same folder"
 
 
@@ -86,7 +84,6 @@ def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> No
 def test_a_run_goes_on_from_the_best_where_the_last_is_older(moment: str, call: int, project: Path) -> None:
     """With an hour between, `last.ckpt` is written after the first validation and at the end."""
     command = ("fit", "--config=configs/vae.yaml", *BASE, "--checkpoint.seconds_between=3600", "--resume")
-    assert killing.run(project, *command, "--name=whole")[0] == 0
     code, output = killing.run(project, *command, "--name=killed", moment=moment, call=call)
     assert code == -signal.SIGKILL, output
     steps = {
@@ -97,8 +94,8 @@ def test_a_run_goes_on_from_the_best_where_the_last_is_older(moment: str, call: 
     code, output = killing.run(project, *command, "--name=killed")
     assert code == 0, output
     assert f"from step {steps['best']}" in output
-    whole, killed = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "killed"))
-    assert killing.differences(whole, killed) == []
+    killed = killing.left(project / "lightning_logs/killed/version_0")
+    assert killing.differences(killing.whole(*command), killed) == []
 
 
 STOPS: dict[str, tuple[str, int, int, int]] = {
@@ -117,8 +114,6 @@ def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_like_one_that_was_not
 ) -> None:
     moment, call, number, expected = STOPS[name]
     command = ("fit", "--config=configs/vae.yaml", *BASE, *flags, "--resume")
-    code, output = killing.run(project, *command, "--name=whole")
-    assert code == 0, output
     code, output = killing.run(project, *command, "--name=stopped", moment=moment, call=call, number=number)
     assert code == expected, output
     assert "encdec fit --resume lightning_logs/stopped/version_0" in output
@@ -128,8 +123,8 @@ def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_like_one_that_was_not
         assert saved["global_step"] == call, "the step in which the signal came is made, and saved"
     code, output = killing.run(project, "fit", "--resume=lightning_logs/stopped/version_0")
     assert code == 0, output
-    whole, stopped = (killing.left(project / f"lightning_logs/{name}/version_0") for name in ("whole", "stopped"))
-    assert killing.differences(whole, stopped) == []
+    stopped = killing.left(project / "lightning_logs/stopped/version_0")
+    assert killing.differences(killing.whole(*command), stopped) == []
 
 
 def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(project: Path) -> None:
@@ -175,15 +170,13 @@ def test_another_model_seed_or_data_is_another_run_and_no_flag_means_a_new_one(p
 
 def test_a_run_that_was_moved_goes_on_where_it_is(project: Path) -> None:
     command = ("fit", "--config=configs/vae.yaml", *BASE)
-    assert killing.run(project, *command, "--name=whole")[0] == 0
     code, output = killing.run(project, *command, "--name=moved", moment="a step", call=50)
     assert code == -signal.SIGKILL, output
     (project / "elsewhere").mkdir()
     (project / "lightning_logs/moved/version_0").rename(project / "elsewhere/mine")
     code, output = killing.run(project, "fit", "--resume=elsewhere/mine")
     assert code == 0, output
-    whole = killing.left(project / "lightning_logs/whole/version_0")
-    assert killing.differences(whole, killing.left(project / "elsewhere/mine")) == []
+    assert killing.differences(killing.whole(*command), killing.left(project / "elsewhere/mine")) == []
     assert not list((project / "lightning_logs/moved").iterdir())
 
 
