@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
 from .conftest import ENVIRONMENT, events, new_project
@@ -209,7 +208,6 @@ def left(run_folder: Path) -> dict[str, Any]:
 def whole(*command: str) -> dict[str, Any]:
     """What a training leaves to which nothing happens, with the small data sets; made once for all who compare."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        seed_everything(0, verbose=False)  # as before each test: the same small data sets
         folder = new_project(Path(name), patch)
         code, output = run(folder, *command, "--name=whole")
         assert code == 0, output

@@ -12,8 +12,6 @@ from torchvision import datasets
 
 from encdec.data import DataModule, fashion_mnist
 
-RNG = np.random.default_rng(0)
-
 
 def write_idx(path: Path, array: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     """An IDX file: two zero bytes, the type, the number of dimensions, the big-endian sizes, the bytes."""
@@ -23,15 +21,16 @@ def write_idx(path: Path, array: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
 
 
 def write_mnist(raw: Path, train: int = 60, test: int = 20) -> None:
-    """The four files of MNIST or Fashion-MNIST."""
+    """The four files of MNIST or Fashion-MNIST; as all here, with the same pixels each time."""
+    rng = np.random.default_rng(0)
     for part, count in (("train", train), ("t10k", test)):
-        write_idx(raw / f"{part}-images-idx3-ubyte", RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        write_idx(raw / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
 
 
 def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batches of CIFAR10, with torchvision told their checksums."""
-    folder = root / "cifar-10-batches-py"
+    folder, rng = root / "cifar-10-batches-py", np.random.default_rng(0)
     folder.mkdir(parents=True)
 
     def write(name: str, content: dict[Any, Any]) -> list[str]:
@@ -39,7 +38,7 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
     def batch(name: str) -> list[str]:
-        pixels = RNG.integers(0, 256, (12, 3072), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (12, 3072), dtype=np.uint8)
         return write(name, {"data": pixels, "labels": [i % 10 for i in range(12)]})
 
     train = [batch(f"data_batch_{i}") for i in range(1, 6)]
@@ -52,12 +51,13 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_pictures(root: Path, per_class: int = 12) -> None:
     """Pictures of several sizes, modes and formats in two folders."""
+    rng = np.random.default_rng(0)
     kinds = [("RGB", "png", (40, 30)), ("L", "jpg", (28, 28)), ("RGBA", "png", (33, 50)), ("P", "gif", (64, 20))]
     for label in ("cats", "dogs"):
         (root / label).mkdir(parents=True)
         for i in range(per_class):
             mode, ending, (width, height) = kinds[i % len(kinds)]
-            picture = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+            picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
             picture.save(root / label / f"{i}.{ending}")
 
 
