@@ -173,22 +173,21 @@ void encdec_scale_pixels(const uint8_t *pixels, float *x, int64_t rows, int64_t 
         scale_row(pixels + row * n, x + row * n, n);
 }
 
-/* Rows of n logits; those of x lie x_stride apart, 0 if all rows have the same. A NULL gradient is zero. */
+/* Rows of n logits and n pixels. A NULL gradient is zero. */
 void encdec_pixel_errors(
-    const float *logits, const float *x, int64_t x_stride, float *squared_error, float *cross_entropy, int64_t rows,
-    int64_t n, int threads) {
+    const float *logits, const float *x, float *squared_error, float *cross_entropy, int64_t rows, int64_t n, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; row++)
-        errors_of_row(logits + row * n, x + row * x_stride, squared_error + row, cross_entropy + row, n);
+        errors_of_row(logits + row * n, x + row * n, squared_error + row, cross_entropy + row, n);
 }
 
 void encdec_pixel_slopes(
-    const float *logits, const float *x, int64_t x_stride, const float *of_squared_error, const float *of_cross_entropy,
-    float *slope, int64_t rows, int64_t n, int threads) {
+    const float *logits, const float *x, const float *of_squared_error, const float *of_cross_entropy, float *slope,
+    int64_t rows, int64_t n, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; row++) {
         float of_squared = of_squared_error ? of_squared_error[row] : 0, of_cross = of_cross_entropy ? of_cross_entropy[row] : 0;
-        slope_of_row(logits + row * n, x + row * x_stride, of_squared, of_cross, slope + row * n, n);
+        slope_of_row(logits + row * n, x + row * n, of_squared, of_cross, slope + row * n, n);
     }
 }
 

@@ -33,8 +33,8 @@ def _load() -> ctypes.CDLL | None:
     pointer, size, count = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     arguments = {
         "encdec_scale_pixels": [pointer, pointer, size, size, count],
-        "encdec_pixel_errors": [pointer, pointer, size, pointer, pointer, size, size, count],
-        "encdec_pixel_slopes": [pointer, pointer, size, pointer, pointer, pointer, size, size, count],
+        "encdec_pixel_errors": [pointer, pointer, pointer, pointer, size, size, count],
+        "encdec_pixel_slopes": [pointer, pointer, pointer, pointer, pointer, size, size, count],
         "encdec_softplus_sums": [pointer, pointer, size, size, count],
         "encdec_softplus_slopes": [pointer, pointer, pointer, size, size, count],
         "encdec_likelihood_weights": [pointer, pointer, pointer, pointer, size, size, count],
@@ -72,7 +72,6 @@ def pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         _library.encdec_pixel_errors(
             logits.data_ptr(),
             x.data_ptr(),
-            x.stride(0),
             first,
             first + 4 * rows,
             rows,
@@ -95,7 +94,6 @@ def pixel_slopes(logits: Tensor, x: Tensor, of_squared_error: Tensor | None, of_
         _library.encdec_pixel_slopes(
             logits.data_ptr(),
             x.data_ptr(),
-            x.stride(0),
             *(None if of is None else of.data_ptr() for of in weights),
             native.data_ptr(),
             rows,

@@ -81,6 +81,7 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "no codes": (["fit", "--model=EncoderlessVAE", "--model.num_prior_samples=0"], "num_prior_samples is 0"),
     "unknown codes": (["fit", "--model=EncoderlessVAE", "--model.codes=fix"], "expected one of 'fresh', 'fixed'"),
     "no validation images": ([*VAE, "--data.val_fraction=0"], "val_fraction is 0"),
+    "checkpoints at no time": ([*VAE, "--checkpoint.seconds_between=-1"], "seconds_between is -1.0"),
     "no pictures": ([*VAE, "--images.num_images=0"], "num_images is 0"),
     "a name that is a path": ([*VAE, "--name=../elsewhere"], "must be the name of one folder"),
     "an empty name": ([*VAE, "--name="], "must be the name of one folder"),

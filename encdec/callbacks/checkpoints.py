@@ -32,6 +32,9 @@ class BestAndLast(ModelCheckpoint):
         seconds_between: how long `last.ckpt` is left as it is while training goes on, in seconds; 0 writes it after
             each validation. To write one takes as long as some steps, and a run that is told to stop saves anyway:
             only one that is killed repeats them.
+
+    Raises:
+        UserError: `seconds_between` is negative or no number.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class BestAndLast(ModelCheckpoint):
         dirpath: str | None = None,
         seconds_between: float = 10,
     ) -> None:
+        if not seconds_between >= 0:
+            raise UserError(f"checkpoint.seconds_between is {seconds_between}, but a time is 0 or more.", 2)
         super().__init__(
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )
