@@ -195,18 +195,21 @@ def test_an_optimizer_without_a_fused_kernel_is_left_as_it_is() -> None:
 
 
 def test_the_fit_of_an_autoencoders_codes_goes_on_where_it_was_loaded() -> None:
-    """Its count of steps is kept twice, as a buffer and as a number; a loaded buffer must win."""
+    """Batches wait for others, and its count of steps is kept twice: a save takes all in, and what is loaded wins."""
     whole, first = AE(image_shape=(1, 4, 4), latent_dim=3), AE(image_shape=(1, 4, 4), latent_dim=3)
-    codes = torch.randn(5, 20, 3) * torch.tensor([1.0, 2.0, 3.0])
-    for z in codes:
+    codes = torch.randn(40, 20, 3) * torch.tensor([1.0, 2.0, 3.0])
+    for z in codes.clone():
         whole.codes.update(z)
-    for z in codes[:2]:
+        z.zero_()  # an encoder's output may be overwritten while it waits
+    for z in codes[:21]:
         first.codes.update(z)
     second = AE(image_shape=(1, 4, 4), latent_dim=3)
     second.codes.update(torch.randn(20, 3))
     second.codes.load_state_dict(first.codes.state_dict())
-    for z in codes[2:]:
+    for z in codes[21:]:
         second.codes.update(z)
+    noise = torch.randn(5, 3)
+    torch.testing.assert_close(second.prior(noise), whole.prior(noise), rtol=0, atol=0)
     for name, value in whole.codes.state_dict().items():
         torch.testing.assert_close(second.codes.state_dict()[name], value, rtol=0, atol=0)
     everything = codes.flatten(0, 1)

@@ -1,6 +1,5 @@
 """Autoencoder, and its ablation in which the encoder is shown nothing."""
 
-from contextlib import nullcontext
 from typing import Any, Literal, final
 
 import torch
@@ -86,24 +85,37 @@ class _GaussianFit(nn.Module):
     mean: Tensor
     second_moment: Tensor
     steps: Tensor
+    _AT_MOST = 16  # batches that wait
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("second_moment", torch.eye(dim))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._steps: int | None = None  # the present number, written there when it is saved: a buffer is slow to change
+        self._steps: int | None = None  # the present number, written there when it is saved: reading it waits for a GPU
+        self._waiting: list[Tensor] = []
 
     def update(self, z: Tensor) -> None:
-        z = z.detach().to(self.mean.dtype)
-        self._steps = (int(self.steps) if self._steps is None else self._steps) + 1
-        weight = max(1 / self._steps, 0.01)
-        self.mean.lerp_(z.mean(0), weight)
-        autocast = torch.is_autocast_enabled(z.device.type)
-        with torch.autocast(z.device.type, enabled=False) if autocast else nullcontext():
-            self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
+        """Take the codes of a batch, (B, dim), into account; they wait for others, as between steps it takes longer."""
+        self._waiting.append(z.detach().clone())  # a compiled encoder may use its output's memory again
+        if len(self._waiting) == self._AT_MOST:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        steps = int(self.steps) if self._steps is None else self._steps
+        with torch.autocast(self.mean.device.type, enabled=False):
+            for z in self._waiting:
+                z, steps = z.to(self.mean), steps + 1
+                weight = max(1 / steps, 0.01)
+                self.mean.lerp_(z.mean(0), weight)
+                self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
+        self._steps = steps
+        self._waiting.clear()
 
     def _save_to_state_dict(self, *args: Any) -> None:
+        self._take_in()
         if self._steps is not None:
             self.steps.fill_(self._steps)
         super()._save_to_state_dict(*args)
@@ -111,8 +123,10 @@ class _GaussianFit(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._steps = None
+        self._waiting.clear()
 
     def transport(self, noise: Tensor) -> Tensor:
+        self._take_in()
         mean, second_moment = self.mean.float(), self.second_moment.float()
         variances, axes = torch.linalg.eigh(second_moment - torch.outer(mean, mean))
         scaled_axes: Tensor = axes * variances.clamp(min=0).sqrt()
