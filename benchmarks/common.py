@@ -6,6 +6,7 @@ Nothing here imports torch, so that the process that hands out the turns stays s
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,13 @@ class Entrant:
         threads: of OpenMP.
         ramp: steps at the start of each turn that are not timed, in which caches warm up and loaders use up what they
             had prefetched.
+        variables: of its environment, beside those that all have.
     """
 
     command: Sequence[str]
     threads: int
     ramp: int
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- inside a worker
@@ -227,7 +230,7 @@ class Worker:
         self._process = subprocess.Popen(
             entrant.command,
             cwd=folder,
-            env=environment(entrant.threads) | {ENDPOINT: str(theirs.fileno())},
+            env=environment(entrant.threads) | entrant.variables | {ENDPOINT: str(theirs.fileno())},
             stdin=subprocess.DEVNULL,
             stdout=self._terminal.inside,
             stderr=self._terminal.inside,
@@ -397,6 +400,19 @@ def parser(module: str, description: str, rounds: int) -> argparse.ArgumentParse
     arguments.add_argument("--quick", action="store_true", help="digits and short turns, to see that it runs")
     arguments.add_argument("--out", type=Path, help=f"JSON file (benchmarks/results/{module}.json; none if --quick)")
     return arguments
+
+
+def add_tasks(arguments: argparse.ArgumentParser) -> None:
+    """The options that choose what is trained; see `chosen`."""
+    arguments.add_argument("--paradigms", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    arguments.add_argument("--networks", nargs="+", choices=["mlp", "conv"], default=["mlp", "conv"])
+    arguments.add_argument("--batch", nargs="+", type=int, default=[128, 1024])
+
+
+def chosen(arguments: argparse.Namespace, task: Task) -> Iterator[Task]:
+    """A task with each of the chosen paradigms, networks and batches."""
+    for paradigm, networks, batch in itertools.product(arguments.paradigms, arguments.networks, arguments.batch):
+        yield replace(task, paradigm=paradigm, networks=networks, batch=batch)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from benchmarks.common import Gate
+from encdec import kernels
 from encdec.data import DataModule
 
 
@@ -23,6 +24,21 @@ class Turns(pl.Callback):
         if trainer.is_global_zero:
             self._gate = self._gate or Gate()
             self._gate.reached(trainer.global_step)
+
+
+class WithoutKernels(pl.Callback):
+    """Trains as where there is no C compiler."""
+
+    def __init__(self) -> None:
+        kernels._library = None
+
+
+class LightningsLoop(pl.Callback):
+    """Trains by Lightning's own loop, as runs that need more than the plain step do."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have no step called plain."""
+        trainer.fit_loop.epoch_loop._is_plain = lambda _: False  # type: ignore[attr-defined]
 
 
 class StopAtFirstStep(pl.Callback):

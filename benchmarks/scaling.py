@@ -1,9 +1,10 @@
-"""How speed changes with the number of images, the batch, the image size, the codes of L_K, processes and folders.
+"""How speed changes with the number of images, batch, image size, codes of L_K, processes, settings and folders.
 
 python -m benchmarks.scaling
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,38 @@ def processes(data: Task, settings: Settings) -> list[Json]:
     ]
 
 
+def choices(data: Task, settings: Settings) -> list[Json]:
+    """The VAE's MLPs with one choice undone or another one made, relative to encdec as it is."""
+    plain, hook = data.entrant("encdec", settings.threads), "--trainer.callbacks+=benchmarks.hooks."
+
+    def changed(*args: str) -> Entrant:
+        return replace(plain, command=[*plain.command, *args])
+
+    entrants = {
+        "as it is": plain,
+        "Lightning's own loop": changed(f"{hook}LightningsLoop"),
+        "torch instead of kernels.c": changed(f"{hook}WithoutKernels"),
+        # a setting that changes nothing, but with which encdec leaves malloc as it is
+        "freed memory given back": replace(plain, variables={"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
+        "--model.optimizer.fused false": changed("--model.optimizer=Adam", "--model.optimizer.fused=false"),
+        "--trainer.log_every_n_steps 1": changed("--trainer.log_every_n_steps=1"),
+        "--trainer.precision bf16-mixed": changed("--trainer.precision=bf16-mixed"),
+    }
+    if shutil.which("g++"):  # with which torch compiles on a CPU
+        entrants["--compile default"] = changed("--compile=default")
+    if settings.quick:
+        entrants = dict(list(entrants.items())[:2])
+    speeds = settings.speeds(entrants)
+    return [
+        {
+            "choices": name,
+            "images_per_second": summary([data.batch * speed for speed in values]),
+            "relative_to_encdec_as_it_is": summary(ratios(values, speeds["as it is"])),
+        }
+        for name, values in speeds.items()
+    ]
+
+
 def pictures(data: Task, settings: Settings) -> list[Json]:
     """Batches of files, made to 64×64 by 2 workers: encdec's ImageFolder beside torchvision's and a DataLoader."""
     total, kinds, rows = 2000, [("png", 96, 80), ("jpg", 320, 256)], []
@@ -158,7 +191,7 @@ def pictures(data: Task, settings: Settings) -> list[Json]:
     return rows
 
 
-AXES = {axis.__name__: axis for axis in (images, batch, size, codes, products, processes, pictures)}
+AXES = {axis.__name__: axis for axis in (images, batch, size, codes, products, processes, choices, pictures)}
 
 
 def table(title: str, rows: Sequence[Json]) -> Table:

@@ -3,19 +3,18 @@
 python -m benchmarks.throughput
 """
 
-import argparse
 import importlib.util
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import (
-    CONFIGS,
     Json,
     Task,
+    add_tasks,
+    chosen,
     in_turns,
     measuring,
     number,
@@ -89,20 +88,6 @@ def table(task: Task, ways: dict[str, Json], missing: Sequence[str]) -> Table:
     return shown_as
 
 
-def tasks(arguments: argparse.Namespace, data: Task) -> Iterator[Task]:
-    """What is trained, one after the other."""
-    for paradigm, networks, batch in itertools.product(arguments.paradigms, arguments.networks, arguments.batch):
-        yield replace(
-            data,
-            paradigm=paradigm,
-            networks=networks,
-            batch=batch,
-            precision=arguments.precision,
-            accelerator=arguments.accelerator,
-            compilation=arguments.compile,
-        )
-
-
 def measure(
     task: Task, ways: Sequence[str], rounds: int, seconds: float, threads: int, console: Console
 ) -> dict[str, list[float]]:
@@ -115,9 +100,7 @@ def measure(
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options = parser("throughput", "Training speed in the steady state.", rounds=9)
-    options.add_argument("--paradigms", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    options.add_argument("--networks", nargs="+", choices=["mlp", "conv"], default=["mlp", "conv"])
-    options.add_argument("--batch", nargs="+", type=int, default=[128, 1024])
+    add_tasks(options)
     options.add_argument("--ways", nargs="+", choices=[*WAYS, *COMPILED], default=list(WAYS))
     options.add_argument("--seconds", type=float, default=1.0, help="of a turn (%(default)s)")
     options.add_argument("--precision", default="32-true", help="of all but pythae and the scripts (%(default)s)")
@@ -129,7 +112,8 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments.rounds, arguments.seconds = 2, 0.05
     console, results = Console(), []
     with prepared(arguments.data, arguments.quick) as data:
-        for task in tasks(arguments, data):
+        how = {name: getattr(arguments, name) for name in ("precision", "accelerator")}
+        for task in chosen(arguments, replace(data, compilation=arguments.compile, **how)):
             wanted = [way for way in arguments.ways if applies(way, task)]
             missing = [way for way in wanted if way == "pythae" and importlib.util.find_spec(way) is None]
             present = [way for way in wanted if way not in missing]

@@ -17,9 +17,12 @@ import torch
 from benchmarks import costs, draw, scaling, throughput
 from benchmarks.common import CONFIGS, Entrant, Task, Worker, in_turns, number, orders, ratios, shown, summary
 from benchmarks.ways import Model
+from encdec import kernels, loops
 from encdec.networks import ConvDecoder, ConvEncoder
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
 from encdec.types import Batch
+
+from .conftest import RunCLI
 
 SHAPE = (1, 8, 8)
 PARADIGMS: dict[str, type[Paradigm]] = {
@@ -217,16 +220,22 @@ def test_throughput_runs_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.slow
 def test_costs_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "costs.json"
-    costs.main(["--quick", "--threads", "1", "--parts", "within_a_run", "start_up", "--out", str(out)])
+    only = ["--paradigms", "VAE", "--networks", "mlp", "--batch", "256"]
+    costs.main(["--quick", "--threads", "1", *only, "--out", str(out)])
     results = read(out, "costs")["results"]
     assert set(results["start_up"]["seconds"]) >= {"--help", "--version", "a wrong command", "first step"}
-    assert check_summaries(results) == 5 + 1 + 5
+    (commands,) = results["whole_commands"]
+    assert set(commands["seconds"]) == {"encdec", "bare"}
+    assert commands["seconds_relative_to_bare"]["bare"]["median"] == 1
+    assert check_summaries(results) == 5 + 1 + 5 + 3 * 2
     assert results["within_a_run"]["validation_images_per_second"]["median"] > 0
     assert "first step relative to the import" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [{"codes": 1, "products": 2}, {"processes": 2}, {"pictures": 1}], ids=" ".join)
+@pytest.mark.parametrize(
+    "axes", [{"codes": 1, "products": 2}, {"choices": 2}, {"processes": 2}, {"pictures": 1}], ids=" ".join
+)
 def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scaling.json"
     scaling.main(["--quick", "--threads", "2", "--axes", *axes, "--out", str(out)])
@@ -237,6 +246,17 @@ def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.Captu
         assert all(axis in row for row in rows)
         assert check_summaries(rows) >= 3
         assert axis in printed
+
+
+def test_choices_are_undone(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `scaling` measures without the plain step and without the kernels trains without them."""
+    plain = []
+    monkeypatch.setattr(loops.EpochLoop, "_step", lambda *_: plain.append(1))
+    monkeypatch.setattr(kernels, "_library", kernels._library)  # and so restored
+    hooks = [f"--trainer.callbacks+=benchmarks.hooks.{hook}" for hook in ("LightningsLoop", "WithoutKernels")]
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", *hooks)
+    assert not plain
+    assert not kernels.compiled()
 
 
 def test_every_paradigm_has_its_config() -> None:
