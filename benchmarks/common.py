@@ -230,7 +230,7 @@ class Worker:
         self._process = subprocess.Popen(
             entrant.command,
             cwd=folder,
-            env=environment(entrant.threads) | entrant.variables | {ENDPOINT: str(theirs.fileno())},
+            env=environment(entrant.threads) | {**entrant.variables, ENDPOINT: str(theirs.fileno())},
             stdin=subprocess.DEVNULL,
             stdout=self._terminal.inside,
             stderr=self._terminal.inside,

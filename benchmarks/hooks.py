@@ -38,7 +38,7 @@ class LightningsLoop(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have no step called plain."""
-        trainer.fit_loop.epoch_loop._is_plain = lambda _: False  # type: ignore[attr-defined]
+        trainer.fit_loop.epoch_loop._is_plain = lambda _: False
 
 
 class StopAtFirstStep(pl.Callback):

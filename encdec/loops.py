@@ -155,6 +155,10 @@ class EpochLoop(_TrainingEpochLoop):
         """
         if self.between_steps is not None and not self._should_accumulate():
             self.between_steps()
+        if self.restarted_on_last and self.batch_progress.current.ready == 0:
+            # saved before the first batch of an epoch, which Lightning takes for a save after the last one's: it would
+            # count a step that nobody makes, and every later validation would be logged a step too far
+            self.restarting = False
         hooks = self._hooks
         if hooks is None or self.restarting:
             super().advance(data_fetcher)

@@ -90,8 +90,15 @@ def _soak(folder: Path, options: argparse.Namespace, epochs: int, flags: list[st
     print(f"{counts.total()} kills ({', '.join(f'{n} {name}' for name, n in counts.items())}), "
           f"{len(both[0])} tensors, curves and pictures compared, {len(differing)} differ")  # fmt: skip
     for name in differing:
-        print(f"  {name}")
+        print(f"  {name}{_points(*(of.get(name) for of in both))}")
     return len(differing)
+
+
+def _points(whole: object, killed: object) -> str:
+    """Which points of a curve only one of two runs has."""
+    if not isinstance(whole, list) or not isinstance(killed, list):
+        return ""
+    return f": missing {[p for p in whole if p not in killed]}, in their place {[p for p in killed if p not in whole]}"
 
 
 def _start(folder: Path, name: str, run: list[str]) -> subprocess.Popen[bytes]:

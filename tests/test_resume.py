@@ -108,7 +108,11 @@ STOPS: dict[str, tuple[str, int, int, int]] = {
 
 
 @pytest.mark.parametrize("name", STOPS)
-@pytest.mark.parametrize("flags", [(), ("--trainer.accumulate_grad_batches=4",)], ids=["", "accumulating"])
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("--trainer.accumulate_grad_batches=4",), ("--checkpoint.seconds_between=1000",)],
+    ids=["", "accumulating", "few checkpoints"],
+)
 def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_like_one_that_was_not(
     name: str, flags: tuple[str, ...], project: Path
 ) -> None:
