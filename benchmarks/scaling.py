@@ -178,7 +178,7 @@ def _changed(plain: Entrant) -> dict[str, Entrant]:
         "Lightning's own loop": changed(f"{hook}LightningsLoop"),
         "torch instead of kernels.c": changed(f"{hook}WithoutKernels"),
         # a setting that changes nothing, but with which encdec leaves malloc as it is
-        "freed memory given back": replace(plain, variables={"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
+        "malloc left alone": replace(plain, variables={"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
         "--model.optimizer.fused false": changed("--model.optimizer=Adam", "--model.optimizer.fused=false"),
         "--trainer.log_every_n_steps 1": changed("--trainer.log_every_n_steps=1"),
         "--trainer.precision bf16-mixed": changed("--trainer.precision=bf16-mixed"),
