@@ -95,10 +95,11 @@ def _soak(folder: Path, options: argparse.Namespace, epochs: int, flags: list[st
 
 
 def _points(whole: object, killed: object) -> str:
-    """Which points of a curve only one of two runs has."""
+    """Which points of a curve only one of two runs has, the first of them."""
     if not isinstance(whole, list) or not isinstance(killed, list):
         return ""
-    return f": missing {[p for p in whole if p not in killed]}, in their place {[p for p in killed if p not in whole]}"
+    missing, added = ([p for p in a if p not in b] for a, b in ((whole, killed), (killed, whole)))
+    return f": {len(missing)} missing, first {missing[:1]!r:.80}; {len(added)} instead, first {added[:1]!r:.80}"
 
 
 def _start(folder: Path, name: str, run: list[str]) -> subprocess.Popen[bytes]:
