@@ -106,7 +106,8 @@ class CLI(LightningCLI):
             "--compile",
             type=Literal["default", "reduce-overhead", "max-autotune"] | None,
             default=None,
-            help="Compile the networks with torch.compile in this mode; reduce-overhead means CUDA graphs on a GPU.",
+            help="Train with networks compiled by torch.compile in this mode; reduce-overhead means CUDA graphs on a "
+            "GPU. Other commands leave the networks as they are.",
         )
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.add_lightning_class_args(ImageGrids, "images")
@@ -193,7 +194,7 @@ class CLI(LightningCLI):
         if self._start.checkpoint is not None:
             checkpoints.check_fits(self.model, self._start.contents, self._start.checkpoint)
         mode = self.config[self.config.subcommand].compile
-        if mode is not None:
+        if mode is not None and self._command == "fit":
             for network in self.model.children():
                 if isinstance(network, Encoder | Decoder):
                     network.compile(mode=mode)  # in place, so that the names in checkpoints stay

@@ -1,6 +1,6 @@
 """What is particular to each paradigm."""
 
-import functools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from encdec.data import Digits
 from encdec.losses import bernoulli_nll, gaussian_kl
-from encdec.networks import Decoder, MLPDecoder
+from encdec.networks import Decoder, Encoder, MLPDecoder
 from encdec.observations import Gaussian
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE
 from encdec.types import Batch, Told, UserError
@@ -46,6 +46,37 @@ def test_ae_on_zeros_is_shown_zeros_in_training_and_evaluated_both_ways(batch: B
     torch.testing.assert_close(evaluated["logits_zeros"], from_zeros.expand(len(batch.x), -1, -1, -1))
     torch.testing.assert_close(evaluated["logits"], ae.decoder(ae.encoder(batch.x)))
     torch.testing.assert_close(evaluated["loss"], ((from_zeros.sigmoid() - batch.x) ** 2).sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [AE, partial(AE, encoder_input="zeros"), VAE, ConditionalDecoder, EncoderlessVAE,
+     partial(EncoderlessVAE, num_prior_samples=8), partial(EncoderlessVAE, codes="fixed")],
+    ids=["AE", "zeros", "VAE", "ConditionalDecoder", "EncoderlessVAE", "K", "fixed"],
+)  # fmt: skip
+def test_networks_may_write_all_their_outputs_into_the_same_memory(make: Any, batch: Batch) -> None:
+    """As CUDA graphs do where nothing needs a gradient, so with `--compile reduce-overhead`."""
+    paradigm = make(image_shape=SHAPE, num_classes=10, num_train=1000).eval()
+    with torch.no_grad():
+        expected = paradigm.outputs(batch)
+        for network in paradigm.children():
+            if isinstance(network, Encoder | Decoder):
+                _reuse_memory(network)
+        found = paradigm.outputs(batch)
+    for first, second in zip(expected, found, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+
+
+def _reuse_memory(network: nn.Module) -> None:
+    forward, held = network.forward, dict[torch.Size, Tensor]()
+
+    def reusing(x: Tensor) -> Tensor:
+        output = forward(x)
+        return held.setdefault(output.shape, torch.empty_like(output)).copy_(output).view_as(output)
+
+    network.forward = reusing
 
 
 def test_ae_samples_decode_a_gaussian_with_the_moments_of_the_training_codes(batch: Batch) -> None:
@@ -182,7 +213,7 @@ def test_bad_settings_are_named(make: Any, named: str) -> None:
 def test_optimizers_are_fused_unless_their_settings_say_otherwise(
     settings: dict[str, Any], expected: bool | None
 ) -> None:
-    paradigm = AE(image_shape=(1, 4, 4), optimizer=functools.partial(torch.optim.Adam, **settings))
+    paradigm = AE(image_shape=(1, 4, 4), optimizer=partial(torch.optim.Adam, **settings))
     optimizer = paradigm.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert [group["fused"] for group in optimizer.param_groups] == [expected]

@@ -13,6 +13,7 @@ from PIL import Image
 import encdec
 from encdec.callbacks import Throughput
 from encdec.data import Digits
+from encdec.networks import MLPDecoder, MLPEncoder
 from encdec.paradigms import ConditionalDecoder
 from encdec.types import Batch
 
@@ -207,3 +208,13 @@ def test_compiled_networks_train_to_the_same_loss_and_save_the_same_names(
     assert checkpoints[0]["state_dict"].keys() == checkpoints[1]["state_dict"].keys()
     eager, compiled = (checkpoint["metrics"]["val/loss"] for checkpoint in checkpoints)
     assert compiled == pytest.approx(eager, rel=1e-3)
+
+
+def test_encoder_and_decoder_are_compiled_in_training_only(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config of a run that was compiled says so to the commands that follow it, too."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network, mode: compiled.append((type(network), mode)))
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", "--compile=reduce-overhead")
+    assert compiled == [(MLPEncoder, "reduce-overhead"), (MLPDecoder, "reduce-overhead")]
+    cli("validate", "--ckpt_path=lightning_logs/vae/version_0/checkpoints/last.ckpt")
+    assert len(compiled) == 2

@@ -60,7 +60,8 @@ class AE(Paradigm):
             return {**terms, "logits": logits}
         if self.training:
             return {**terms, "logits_zeros": logits}
-        return {**terms, "logits": self.decoder(self.encoder(batch.x)), "logits_zeros": logits}
+        from_zeros = logits.clone()  # a compiled decoder may write its next output into the same memory
+        return {**terms, "logits": self.decoder(self.encoder(batch.x)), "logits_zeros": from_zeros}
 
     def encode(self, batch: Batch) -> Tensor:
         """g(x)."""
