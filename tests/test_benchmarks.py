@@ -191,6 +191,7 @@ def read(path: Path, benchmark: str) -> Any:
     assert contents["benchmark"] == f"python -m benchmarks.{benchmark}"
     assert {"cpu", "cores", "gpu", "system"} == set(contents["machine"])
     assert {"python", "torch", "lightning", "encdec"} <= set(contents["versions"])
+    assert contents["versions"]["kernels"] == ("compiled" if kernels.compiled() else "torch's")
     return contents
 
 
