@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import signal
 import sys
 
 from encdec.commands import answer
@@ -18,10 +19,13 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that dies makes the others print C++ frames
     # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
     gc.disable()
-    try:
-        from encdec.cli import main as run
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    # Ctrl-C ends the process here and now: nothing is to be saved yet, and an import may swallow a KeyboardInterrupt
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from encdec.cli import main as run
+
+    signal.signal(signal.SIGINT, handler)
     gc.freeze()
     atexit.register(gc.unfreeze)  # or extension modules report at exit what they find not freed
     gc.enable()

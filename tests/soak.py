@@ -79,7 +79,9 @@ def _soak(folder: Path, options: argparse.Namespace, epochs: int, flags: list[st
         os.killpg(process.pid, number)
         code = process.wait(60)
         before_main = "Failed to import the site module" in _output(folder)  # Python itself was still starting
-        assert code in (-number, 128 + number, 0) or before_main, f"exit code {code} after {number.name}: {_output(folder)}"
+        assert code in (-number, 128 + number, 0) or before_main, (
+            f"exit code {code} after {number.name}: {_output(folder)}"
+        )
         counts[number.name] += 1
         readable = [read_checkpoint(path)["global_step"] for path in sorted(checkpoints.glob("*.ckpt"))]
         steps.append(max(readable, default=0))

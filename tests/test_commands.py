@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_who_waits_at_a_terminal_is_told_for_what(poisoned: dict[str, str]) -> N
     os.close(theirs)
     assert os.read(ours, 1000).decode().startswith("Loading PyTorch and Lightning …")
     os.close(ours)
+
+
+def test_ctrl_c_while_it_loads_ends_it_whatever_the_import_makes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "lightning.py").write_text("""
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise RecursionError("as numpy does")
+""")
+    result = subprocess.run(
+        [sys.executable, "-m", "encdec", "fit"], env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_garbage_is_collected_again_after_the_imports() -> None:
