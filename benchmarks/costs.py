@@ -168,6 +168,7 @@ def main(args: Sequence[str] | None = None) -> None:
             for measured in whole_commands(chosen(arguments, replace(data, epochs=2)), rounds, threads, console):
                 results["whole_commands"].append(measured)
                 console.print(commands_table(measured))
+                record(arguments, "costs", results)  # all of them take half an hour
     record(arguments, "costs", results)
 
 

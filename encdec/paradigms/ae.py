@@ -55,13 +55,14 @@ class AE(Paradigm):
         if self.training:
             self.codes.update(z)
         logits = self.decoder(z)
+        if zeros and not self.training:
+            logits = logits.clone()  # a compiled decoder may write its next output into the same memory
         terms = {"loss": losses.pixel_squared_error(logits, batch.x)}
         if not zeros:
             return {**terms, "logits": logits}
         if self.training:
             return {**terms, "logits_zeros": logits}
-        from_zeros = logits.clone()  # a compiled decoder may write its next output into the same memory
-        return {**terms, "logits": self.decoder(self.encoder(batch.x)), "logits_zeros": from_zeros}
+        return {**terms, "logits": self.decoder(self.encoder(batch.x)), "logits_zeros": logits}
 
     def encode(self, batch: Batch) -> Tensor:
         """g(x)."""
