@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from encdec import arguments, checkpoints, errors, exports, loops, plugins, quiet, runs, signals
+from encdec import arguments, checkpoints, errors, exports, identity, loops, plugins, quiet, runs, signals
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -39,6 +39,7 @@ from encdec.callbacks import (
 )
 from encdec.commands import COMMANDS, answer, fail, say
 from encdec.data import DataModule
+from encdec.data.identity import PresentData, identity_in
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
@@ -86,6 +87,7 @@ class CLI(LightningCLI):
 
     def __init__(self, command: str, **kwargs: Any) -> None:
         self._command = command
+        self._differing: list[str] = []
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -137,6 +139,7 @@ class CLI(LightningCLI):
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
         resume = self._settings.pop("resume", False)  # these two are of a call, not of a run
         self._settings.pop("ckpt_path", None)
+        self._resume = resume
         self._start = self._find_start(config, resume)
         if self._start.checkpoint is not None:
             self._check_start(config)
@@ -175,6 +178,7 @@ class CLI(LightningCLI):
                 f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
             )
         if self._command != "fit":
+            self._differing = identity.check_measured(path, contents, self._settings)
             return
         if "optimizer_states" not in contents:
             raise UserError(
@@ -184,15 +188,23 @@ class CLI(LightningCLI):
             )
         # the optimizer's state brings its settings, which would silently win over those of the config
         now, before = self._settings["model"]["init_args"], contents["hyper_parameters"]
-        for key in ("optimizer", "lr_scheduler"):
-            differing = runs.differences(before, now, (key,)) if key in before else []
+        for key in identity.TRAINING_ONLY & before.keys():
+            differing = identity.differences({key: before[key]}, now)
             if differing:
                 raise UserError(f"{path} was made with another {key}: model.{differing[0]}. Leave that out.", 2)
+        if self._start.folder.existing is None:
+            self._differing = identity.differences(identity.of_checkpoint(contents), self._settings)
 
     def after_instantiate_classes(self) -> None:
-        """Check that the checkpoint fits the model that the config made."""
+        """Check that the checkpoint fits the model that the config made, and say what differs."""
         if self._start.checkpoint is not None:
-            checkpoints.check_fits(self.model, self._start.contents, self._start.checkpoint)
+            path, contents = self._start.checkpoint, self._start.contents
+            if self._start.folder.existing is None or self._command != "fit":
+                splits = {"fit": ("val", "test"), "validate": ("val",)}.get(self._command, ("test",))
+                self._differing += identity.check_held_out(path, contents, self._data, self._settings, *splits)
+            checkpoints.check_fits(self.model, contents, path)
+            if self._differing:
+                say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
         mode = self.config[self.config.subcommand].compile
         if mode is not None and self._command == "fit":
             for network in self.model.children():
@@ -201,13 +213,21 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
+        self._find_data()
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
             kwargs["logger"] = _RunLogger(self._start.folder)
         callbacks: list[pl.Callback] = [Header(), Throughput()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
-            self._keep_run = KeepRun(self._start.folder, self._start.checkpoint, self._start.step, as_yaml)
+            before = identity_in(self._start.contents, self._start.checkpoint)
+            self._keep_run = KeepRun(
+                self._start.folder,
+                self._start.checkpoint,
+                self._start.step,
+                as_yaml,
+                self._data.identity.as_dict(before),
+            )
             callbacks.insert(0, self._keep_run)
         if config.logger is not False:
             callbacks.append(Dashboard())
@@ -218,6 +238,16 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError) as error:  # the trainer's words for a setting that it can't take
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
+
+    def _find_data(self) -> None:
+        """Look at the images; go on with the run that has them."""
+        self._data, start = PresentData(self.datamodule), self._start
+        if start.folder.existing is not None and self._command == "fit":
+            config = self.config[self.config.subcommand]
+            named = isinstance(self._resume, str)
+            self._start = runs.with_data(start, self._data, self._settings, named, config.checkpoint.dirpath)
+            if self._start.checkpoint not in (None, start.checkpoint):
+                self._check_start(config)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         if config["enable_checkpointing"] is False:

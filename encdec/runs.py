@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
+from encdec import identity
 from encdec.checkpoints import read_checkpoint
 from encdec.commands import say
+from encdec.data.identity import PresentData, identity_in
 from encdec.types import UserError
 
 RUNS = "lightning_logs"
@@ -22,8 +24,6 @@ CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in its own."""
 ENDED_KEY = "ended"
 """Where a checkpoint says whether a callback has ended the training."""
-_IDENTITY = ("model", "data", "seed_everything")
-"""The settings that tell one run from another; how long and on what it trains may change on the way."""
 _VERSION = re.compile(r"version_(\d+)")
 
 
@@ -66,11 +66,13 @@ class Start:
         folder: what it writes into.
         checkpoint: from which it begins or goes on; None from nothing.
         contents: of the checkpoint.
+        others: the folders of older runs with the same settings, newest first, one of which may have the same data.
     """
 
     folder: RunFolder
     checkpoint: Path | None = None
     contents: dict[str, Any] = field(default_factory=dict)
+    others: tuple[Path, ...] = ()
 
     @property
     def step(self) -> int:
@@ -84,37 +86,83 @@ def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: 
     Args:
         parent: folder of all runs of one name.
         run: the folder of the run; None for the newest below `parent` with the model, the data and the seed of
-            `settings`, or a new one if there is none.
+            `settings`, or a new one if there is none. Whether the images are the same is left to `with_data`.
         settings: of the call.
         dirpath: where its checkpoints are, if not in its folder.
 
     Raises:
-        UserError: `run` is not a run, or one with other settings; or it has checkpoints, but none that can be read.
+        UserError: `run` is not a run, or one with other settings; or it has checkpoints, but none that can be read, or
+            they were made with other settings.
     """
+    wanted = identity.of_run(settings)
     if run is not None:
         found, saved = Path(run), saved_config(Path(run))
         if saved is None:
             raise UserError(
                 f"{run!r} is not the folder of a run, which holds a {CONFIG}: give one such as {RUNS}/vae/version_0.", 2
             )
-        differing = differences(saved, settings)
+        differing = identity.differences(identity.of_run(saved), wanted)
         if differing:
             raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or begin a new run.", 2)
-    else:
-        versions = _versions(parent)
-        by_number = {number: saved_config(versions[number]) for number in sorted(versions, reverse=True)}
-        same = [n for n, saved in by_number.items() if saved is not None and not differences(saved, settings)]
-        if not same:
-            for number, saved in by_number.items():
-                if saved is not None:
-                    what = differences(saved, settings)[0]
-                    say(f"no run in {short(parent)} has these settings: a new one begins. (version_{number}: {what}.)")
-                    break
-            return Start(RunFolder(parent))
-        found = versions[same[0]]
-    folder = RunFolder(found.parent, found)
-    newest = newest_checkpoint(Path(dirpath or found / CHECKPOINTS))
-    return Start(folder) if newest is None else Start(folder, *newest)
+        return _start(found, settings, dirpath)
+    versions = _versions(parent)
+    by_number = {number: saved_config(versions[number]) for number in sorted(versions, reverse=True)}
+    differing_by_number = {
+        number: identity.differences(identity.of_run(saved), wanted)
+        for number, saved in by_number.items()
+        if saved is not None
+    }
+    same = [versions[number] for number, differing in differing_by_number.items() if not differing]
+    if not same:
+        for number, differing in differing_by_number.items():
+            _say_new(parent, f"version_{number}: {differing[0]}")
+            break
+        return Start(RunFolder(parent))
+    start = _start(same[0], settings, dirpath)
+    start.others = tuple(same[1:])
+    return start
+
+
+def with_data(start: Start, data: PresentData, settings: Mapping[str, Any], run: bool, dirpath: str | None) -> Start:
+    """The start of a resumed run whose images are those of the call, wherever they lie.
+
+    Args:
+        start: what `resume` gave.
+        data: the images of the call.
+        settings: of the call.
+        run: whether the user has named the run.
+        dirpath: where its checkpoints are, if not in its folder.
+
+    Raises:
+        UserError: the images of the run that is named have changed, or those in the place from which it took them.
+    """
+    changed: UserError | None = None
+    others = iter(start.others)
+    found = start
+    while True:
+        folder = found.folder.existing
+        assert folder is not None
+        held = identity_in(found.contents, found.checkpoint)
+        same_places = identity.same_places(saved_config(folder) or {}, settings)
+        if held is None and (run or same_places or found.checkpoint is None):
+            return found  # nothing tells them apart
+        if held is not None:
+            try:
+                identity.check_same_data(short(folder), held, data)
+                return found
+            except UserError as error:
+                if run:
+                    raise
+                changed = changed or (error if same_places else None)
+        other = next(others, None)
+        if other is None:
+            break
+        found = _start(other, settings, dirpath)
+    if changed is not None:
+        raise changed
+    parent = start.folder.parent
+    _say_new(parent, "they have other images")
+    return Start(RunFolder(parent))
 
 
 def announce(start: Start, settings: Mapping[str, Any]) -> None:
@@ -125,9 +173,23 @@ def announce(start: Start, settings: Mapping[str, Any]) -> None:
         f"goes on with {short(run)} from "
         + (f"step {start.step}." if start.step else "its start: it has no checkpoint.")
     )
-    changed = differences(saved_config(run) or {}, settings, tuple(settings))
+    changed = identity.differences(saved_config(run) or {}, settings)
     if changed:
         say(f"changed: {'; '.join(changed)}.")
+
+
+def _start(run: Path, settings: Mapping[str, Any], dirpath: str | None) -> Start:
+    """Where a run goes on."""
+    folder = RunFolder(run.parent, run)
+    newest = newest_checkpoint(Path(dirpath or run / CHECKPOINTS))
+    if newest is None:
+        return Start(folder)
+    identity.check_resumed(short(run), newest[1], settings)
+    return Start(folder, *newest)
+
+
+def _say_new(parent: Path, why: str) -> None:
+    say(f"no run in {short(parent)} has these settings: a new one begins. ({why}.)")
 
 
 def saved_config(run: Path) -> dict[str, Any] | None:
@@ -137,16 +199,6 @@ def saved_config(run: Path) -> dict[str, Any] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return saved if isinstance(saved, dict) else None
-
-
-def differences(saved: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...] = _IDENTITY) -> list[str]:
-    """Where a call's settings differ from those of a run: "model.init_args.beta is 4.0 instead of 1.0"."""
-    before, now = ({k: v for key in keys for k, v in _flat(key, of.get(key)).items()} for of in (saved, config))
-    return [
-        f"{key} is {now.get(key)!r} instead of {before.get(key)!r}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-    ]
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -224,9 +276,3 @@ def _make(parent: Path, number: int) -> Path:
             ) from error
         else:
             return path
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}", inner).items()}

@@ -32,6 +32,7 @@ LAYERS = {
     "trust": 6,
     "checkpoints": 7,
     "exports": 8,
+    "identity": 7,
     "runs": 8,
     "callbacks": 9,
     "cli": 10,

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from encdec.callbacks.checkpoints import BestAndLast
 from encdec.commands import say
+from encdec.data.identity import KEY
 from encdec.files import written_whole
 from encdec.paradigms.base import WRITTEN_BY_KEY, digits_depend_on
 from encdec.runs import CHECKPOINTS, CONFIG, RunFolder, short
@@ -22,13 +23,16 @@ class KeepRun(pl.Callback):
         checkpoint: from which it goes on, or starts; None from nothing.
         step: of that checkpoint.
         config: the settings, as YAML.
+        data: which images it trains on, as its checkpoints say it; see `DataIdentity`.
 
     Attributes:
         resumed_at: the step at which a run that was there goes on; None for a new run.
     """
 
-    def __init__(self, folder: RunFolder, checkpoint: Path | None, step: int, config: str) -> None:
-        self.folder, self._checkpoint, self._config = folder, checkpoint, config
+    def __init__(
+        self, folder: RunFolder, checkpoint: Path | None, step: int, config: str, data: dict[str, Any]
+    ) -> None:
+        self.folder, self._checkpoint, self._config, self._data = folder, checkpoint, config, data
         self.resumed_at = None if folder.existing is None else step
         self._lock: FileLock | None = None
 
@@ -56,6 +60,12 @@ class KeepRun(pl.Callback):
             if isinstance(callback, BestAndLast):
                 resumed = self.folder.existing is not None
                 callback.place(self.folder.path / CHECKPOINTS, resumed, self._checkpoint)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add which images the model was trained on."""
+        checkpoint[KEY] = self._data
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self, TypeVar, final
+from typing import Any, ClassVar, Self, TypeVar, final
 
 import lightning.pytorch as pl
 import numpy as np
@@ -29,10 +29,13 @@ class Images(ABC):
     Attributes:
         labels: int64, (N,); zeros where there are none.
         classes: name of each label.
+        names: a number for each image, int64, (N,), that tells it from others before its pixels are read, such as one
+            made of a file's name and size; None if there is no such thing.
     """
 
     labels: Tensor
     classes: tuple[str, ...]
+    names: Tensor | None = None
 
     @property
     @abstractmethod
@@ -83,12 +86,14 @@ class InMemoryImages(Images):
         labels: int64, (N,).
         classes: name of each label.
         rows: where the N images of this split are in `pixels`, int64, (N,); all M in order if None.
+        names: see `Images`.
     """
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...] = ("image",)
     rows: Tensor | None = field(default=None, repr=False)
+    names: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -153,7 +158,8 @@ class InMemoryImages(Images):
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices`; the pixels are shared."""
         rows = indices if self.rows is None else self.rows[indices]
-        return replace(self, labels=self.labels[indices], rows=rows)
+        names = None if self.names is None else self.names[indices]
+        return replace(self, labels=self.labels[indices], rows=rows, names=names)
 
     def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The pixels of each batch of indices, uint8, (B, C, H, W)."""
@@ -258,6 +264,8 @@ class Loader:
 class DataModule(pl.LightningDataModule, ABC):
     """A data set: write `load`, inherit splits, batches, their order and resuming.
 
+    A run is the same with other values of the settings that are named in `places` and `resources`.
+
     Args:
         batch_size: images of a batch on each process; a trainer validates and tests with up to eight times as many.
         val_fraction: share of the training images that is held out for validation.
@@ -267,6 +275,11 @@ class DataModule(pl.LightningDataModule, ABC):
     Raises:
         UserError: a value is out of range.
     """
+
+    places: ClassVar[frozenset[str]] = frozenset()
+    """Settings that say where the images lie: the same images in another place are the same data."""
+    resources: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change how fast images are read and what memory they take, and no result."""
 
     def __init__(self, batch_size: int = 128, val_fraction: float = 0.1, split_seed: int = 0, seed: int = 0) -> None:
         super().__init__()

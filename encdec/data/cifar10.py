@@ -1,7 +1,7 @@
 """CIFAR10."""
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torchvision import datasets
@@ -21,6 +21,8 @@ class CIFAR10(DataModule):
     Args:
         data_dir: folder of data sets; the files are in `cifar-10-batches-py` below it.
     """
+
+    places: ClassVar[frozenset[str]] = frozenset({"data_dir"})
 
     def __init__(self, data_dir: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)

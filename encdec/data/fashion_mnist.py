@@ -1,7 +1,7 @@
 """Fashion-MNIST."""
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torchvision import datasets
 
@@ -25,6 +25,8 @@ class FashionMNIST(DataModule):
     Args:
         data_dir: folder of data sets; the files are in `FashionMNIST/raw` below it.
     """
+
+    places: ClassVar[frozenset[str]] = frozenset({"data_dir"})
 
     def __init__(self, data_dir: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)

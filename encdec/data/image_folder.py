@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, final
+from typing import Any, ClassVar, Literal, NamedTuple, Self, final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from encdec.data.base import DataModule, Images, InMemoryImages, random_split
+from encdec.data.identity import numbers_of_files
 from encdec.types import Shape, UserError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -54,6 +55,9 @@ class ImageFolder(DataModule):
         max_memory_gb: folders that take more than this as uint8 pixels stay on the disk and are read by workers.
         num_workers: processes that read pictures, where they stay on the disk.
     """
+
+    places: ClassVar[frozenset[str]] = frozenset({"path"})
+    resources: ClassVar[frozenset[str]] = frozenset({"max_memory_gb", "num_workers"})
 
     def __init__(
         self,
@@ -154,7 +158,8 @@ class ImageFolder(DataModule):
     def _place(self, scanned: "_Scanned", shape: Shape) -> Images:
         pictures = _Pictures(scanned.paths, shape, as_they_are=self.size is None)
         readers, rows = _Readers(pictures, self.num_workers), torch.arange(len(scanned.paths))
-        images = _ImagesOnDisk(readers, rows, scanned.labels, scanned.classes)
+        names = numbers_of_files(scanned.paths, Path(self.path))
+        images = _ImagesOnDisk(readers, rows, scanned.labels, scanned.classes, names)
         channels, height, width = shape
         if len(rows) * channels * height * width > self.max_memory_gb * 2**30:
             return images
@@ -346,19 +351,21 @@ class _ImagesOnDisk(Images):
         rows: which of these the N images of this split are, int64, (N,).
         labels: see `Images`.
         classes: see `Images`.
+        names: see `Images`.
     """
 
     readers: "_Readers"
     rows: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    names: Tensor
 
     @property
     def image_shape(self) -> Shape:
         return self.readers.pictures.image_shape
 
     def subset(self, indices: Tensor) -> Self:
-        return replace(self, rows=self.rows[indices], labels=self.labels[indices])
+        return replace(self, rows=self.rows[indices], labels=self.labels[indices], names=self.names[indices])
 
     def read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.readers.stream([self.rows[batch].tolist() for batch in batches])
@@ -367,7 +374,7 @@ class _ImagesOnDisk(Images):
         pixels = torch.empty((len(self.rows), *self.image_shape), dtype=torch.uint8)
         for position, row in enumerate(track(self.rows.tolist(), "Reading pictures", transient=True)):
             pixels[position] = self.readers.pictures.read(row)
-        return InMemoryImages(pixels, self.labels, self.classes)
+        return InMemoryImages(pixels, self.labels, self.classes, names=self.names)
 
 
 class _Readers:

@@ -1,7 +1,7 @@
 """MNIST."""
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torchvision import datasets
 
@@ -19,6 +19,8 @@ class MNIST(DataModule):
     Args:
         data_dir: folder of data sets; the files are in `MNIST/raw` below it.
     """
+
+    places: ClassVar[frozenset[str]] = frozenset({"data_dir"})
 
     def __init__(self, data_dir: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
