@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse.typing import register_type
 
 from encdec import runs, trust
 from encdec.checkpoints import require_file
 from encdec.types import UserError
 
+register_type(torch.device)  # a setting of callbacks that average weights, which a run's config saves
 
 def prepared(args: list[str]) -> list[str]:
     """What follows `encdec`, with the config of the run that it speaks of, if it gives none.

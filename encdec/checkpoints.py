@@ -349,8 +349,8 @@ def _check_callbacks(states: dict[str, Any], path: str | PathLike[str]) -> None:
 def _check_progress(checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
     """Check what a training goes on with, as far as it is read by encdec."""
     loop, curve = checkpoint["loops"]["fit_loop"], checkpoint.get(CURVE_KEY)
-    epochs, is_last = loop["epoch_progress"]["current"]["processed"], loop["epoch_loop.batch_progress"]["is_last_batch"]
-    if not _is_count(epochs) or type(is_last) is not bool:
+    epochs, is_last = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+    if not (_is_count(epochs["processed"]) and _is_count(epochs["ready"])) or type(is_last) is not bool:
         raise _foreign(path, "how far its training went is not valid")
     if curve is not None:
         names, totals = curve["names"], torch.tensor(curve["totals"], dtype=torch.float64)

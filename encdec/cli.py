@@ -30,8 +30,10 @@ from encdec.callbacks import (
     KeepRun,
     LogFloors,
     Progress,
+    ShowAverages,
     Throughput,
     WritePredictions,
+    best_and_last,
     report_fit,
     report_interrupt,
     report_nothing_written,
@@ -217,7 +219,7 @@ class CLI(LightningCLI):
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
             kwargs["logger"] = _RunLogger(self._start.folder)
-        callbacks: list[pl.Callback] = [Header(), Throughput()]
+        callbacks: list[pl.Callback] = [Header(), Throughput(), ShowAverages()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
             before = identity_in(self._start.contents, self._start.checkpoint)
@@ -236,7 +238,7 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError, ImportError) as error:  # the trainer's words for a setting that it can't take
+        except (TypeError, ValueError, ImportError, RuntimeError) as error:  # the trainer's words for a setting that it can't take
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
 
     def _find_data(self) -> None:
@@ -261,9 +263,9 @@ class CLI(LightningCLI):
         return trainer
 
     def _save(self) -> None:
-        checkpoints = self.trainer.checkpoint_callback
-        if isinstance(checkpoints, BestAndLast):
-            checkpoints.save_now(self.trainer)
+        kept = best_and_last(self.trainer)
+        if kept is not None:
+            kept.save_now(self.trainer)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command, and the arguments of the trainer's method that are not options, because we set them."""
@@ -273,19 +275,27 @@ class CLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
         start, trainer = self._start, self.trainer
+        limits = []
+        if start.checkpoint is not None:
+            limits = runs.reached_limits(start.contents, trainer.max_epochs, trainer.max_steps)
+        if start.folder.existing is None and limits:
+            raise UserError(
+                f"{start.checkpoint} has made its {start.step} steps, so there is nothing left to train: set "
+                f"{' and '.join(limits)}, or more.",
+                2,
+            )
         if start.folder.existing is not None:
-            if (
-                start.checkpoint is not None
-                and start.checkpoint.name != "best.ckpt"  # the newest only while the last one is still to be written
-                and runs.is_finished(start.contents, trainer.max_epochs, trainer.max_steps)
-            ):
-                ended = start.contents.get(runs.ENDED_KEY)
-                more = "A callback ended it" if ended else "A higher --trainer.max_epochs makes it longer"
-                say(
-                    f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. {more}; "
-                    "without --resume a new run begins."
-                )
-                return
+            # a best one is the newest only while the last one is still to be written
+            if start.checkpoint is not None and start.checkpoint.name != "best.ckpt":
+                ended = runs.was_ended(start.contents, start.folder.existing, self._settings)
+                if ended or limits:
+                    more = f"{' and '.join(limits)}, or more, makes it longer"
+                    say(
+                        f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. "
+                        f"{'A callback of trainer.callbacks ended it' if ended else more}; "
+                        "without --resume a new run begins."
+                    )
+                    return
             if runs.rank() == 0:
                 self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)

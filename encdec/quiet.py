@@ -28,12 +28,14 @@ _MESSAGES = (
     "Using bfloat16",  # the first line names the precision
     "Using 16bit",
     "Detected KeyboardInterrupt",  # the report says how to go on
+    "Found current_model_state in the checkpoint",  # a run with averaged weights goes on with the others, as it must
 )
 _WARNINGS = (
     r".*LeafSpec.*is deprecated",  # Lightning calls what this torch deprecates
     r".*smaller than the logging interval",  # means are logged at the end of training in any case
     r".*exists and is not empty",  # a resumed run goes on in its folder
     r"You're resuming from a checkpoint that ended before the epoch ended",  # our loader goes on mid-epoch
+    r"You're using the WeightAveraging callback, but loading",  # to measure averaged weights, one needs no more
 )
 
 

@@ -225,17 +225,25 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return path, contents
 
 
-def is_finished(contents: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> bool:
-    """Whether the training that a checkpoint is of has reached its end, or was ended by a callback."""
-    if contents.get(ENDED_KEY):
-        return True
+def reached_limits(contents: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> list[str]:
+    """The limits that the training which a checkpoint is of has reached, as flags that would make it longer."""
     loop = contents["loops"]["fit_loop"]
-    epochs = loop["epoch_progress"]["current"]["processed"]
-    # a checkpoint that follows the last validation of an epoch does not count that epoch yet
-    if loop["epoch_loop.batch_progress"]["is_last_batch"]:
-        epochs = max(epochs, contents["epoch"] + 1)
-    enough_steps = max_steps != -1 and contents["global_step"] >= max_steps
-    return enough_steps or (max_epochs is not None and -1 != max_epochs <= epochs)
+    # a checkpoint that follows the last validation of an epoch does not count that epoch as processed yet
+    made = "ready" if loop["epoch_loop.batch_progress"]["is_last_batch"] else "processed"
+    epochs = loop["epoch_progress"]["current"][made]
+    steps, reached = contents["global_step"], []
+    if max_epochs is not None and -1 != max_epochs <= epochs:
+        reached.append(f"--trainer.max_epochs {epochs + 1}")
+    if max_steps != -1 and steps >= max_steps:
+        reached.append(f"--trainer.max_steps {steps + 1}")
+    return reached
+
+
+def was_ended(contents: Mapping[str, Any], run: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a callback has ended the run that a checkpoint is of, and the call changes nothing of what ends runs."""
+    ends = ("callbacks", "max_time", "min_epochs", "min_steps")
+    before, now = ({key: of.get("trainer", {}).get(key) for key in ends} for of in (saved_config(run) or {}, settings))
+    return bool(contents.get(ENDED_KEY)) and before == now
 
 
 def rank() -> int:

@@ -10,6 +10,7 @@ LAYERS = {
     "types": 0,
     "noise": 0,
     "commands": 0,
+    "copyable": 0,
     "compare": 1,
     "files": 1,
     "kernels": 0,

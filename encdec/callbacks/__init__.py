@@ -1,6 +1,7 @@
 """What a run shows and keeps."""
 
-from encdec.callbacks.checkpoints import BestAndLast
+from encdec.callbacks.averaging import ShowAverages
+from encdec.callbacks.checkpoints import BestAndLast, best_and_last
 from encdec.callbacks.dashboard import Dashboard
 from encdec.callbacks.evaluate import Evaluate
 from encdec.callbacks.floors import LogFloors
@@ -26,8 +27,10 @@ __all__ = [
     "KeepRun",
     "LogFloors",
     "Progress",
+    "ShowAverages",
     "Throughput",
     "WritePredictions",
+    "best_and_last",
     "report_fit",
     "report_interrupt",
     "report_nothing_written",

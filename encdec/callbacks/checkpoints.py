@@ -52,7 +52,8 @@ class BestAndLast(ModelCheckpoint):
         self.seconds_between = seconds_between
         self._written_at = -math.inf
         self._started_from: Path | None = None
-        self._last_step_saved = self._validated_step = -1
+        self._last_saved: tuple[int, bool] | None = None  # at which step, and whether a callback had ended the training
+        self._validated_step = -1
         self._metrics: dict[str, torch.Tensor] = {}
 
     def place(self, folder: Path, resumed: bool, checkpoint: Path | None) -> None:
@@ -97,7 +98,7 @@ class BestAndLast(ModelCheckpoint):
         assert self.dirpath is not None
         best, last = (Path(self.dirpath, f"{name}.ckpt") for name in ("best", "last"))
         goes_on_with_it = self._started_from is not None and self._started_from.resolve() == last.resolve()
-        self._last_step_saved = trainer.global_step if goes_on_with_it else -1
+        self._last_saved = (trainer.global_step, False) if goes_on_with_it else None
         self._validated_step = trainer.global_step if self._metrics else -1
         has_best, has_last = trainer.strategy.broadcast([best.is_file(), last.is_file()])
         self.last_model_path = str(last) if has_last else ""
@@ -131,24 +132,28 @@ class BestAndLast(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last, where training ended between validations, or was ended by a callback after one."""
-        if trainer.should_stop:
-            self._last_step_saved = -1
         self.save_now(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the metrics, and whether a callback such as EarlyStopping has ended the training."""
-        checkpoint[ENDED_KEY] = trainer.should_stop
+        checkpoint[ENDED_KEY] = _is_ended(trainer)
         validated = trainer.callback_metrics if self._validated_step == trainer.global_step else {}
         checkpoint[METRICS_KEY] = {name: value.item() for name, value in validated.items() if name.startswith("val/")}
 
+    @property
+    def saved_step(self) -> int | None:
+        """The step that this process's newest `last.ckpt` is of; None if it has written none."""
+        return None if self._last_saved is None else self._last_saved[0]
+
     def save_now(self, trainer: pl.Trainer) -> None:
         """Save `last.ckpt`, unless this step was saved already."""
-        if not self._saves(trainer) or self._last_step_saved == trainer.global_step:
+        now = (trainer.global_step, _is_ended(trainer))
+        if not self._saves(trainer) or self._last_saved == now:
             return
         _flush(trainer)
-        self._last_step_saved = trainer.global_step
+        self._last_saved = now
         assert self.dirpath is not None
         self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
         trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops
@@ -162,6 +167,18 @@ class BestAndLast(ModelCheckpoint):
     def _saves(self, trainer: pl.Trainer) -> bool:
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         return fits and not getattr(trainer, "fast_dev_run", False) and trainer.global_step > 0
+
+
+def best_and_last(trainer: pl.Trainer) -> BestAndLast | None:
+    """The callback that keeps the run's own checkpoints, among any others that the user has added; None without it."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)), None)
+
+
+def _is_ended(trainer: pl.Trainer) -> bool:
+    """Whether a callback has ended the training, and it may end: not before `min_epochs` and `min_steps`."""
+    epochs = trainer.fit_loop.epoch_progress.current.ready
+    enough = epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and enough
 
 
 def _flush(trainer: pl.Trainer) -> None:

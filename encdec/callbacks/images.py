@@ -47,30 +47,33 @@ class ImageGrids(pl.Callback):
     def __init__(self, every_n_epochs: int = 1, num_images: int = 16) -> None:
         self.every_n_epochs, self.num_images = every_n_epochs, num_images
         require_positive(self, "every_n_epochs", "num_images")
-        self._batch: Batch | None = None
+        self._drawn: dict[str, Tensor] = {}
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first images."""
-        if batch_idx == 0:
-            self._batch = Batch(*(values[: self.num_images] for values in batch))
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw."""
+        """Draw, with the weights that are validated: a callback that averages weights has put its own in their place."""
         epoch = trainer.current_epoch
         due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
-        due = due and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        writers = tensorboard_writers(trainer)
-        if not (due and writers and self._batch is not None and isinstance(pl_module, Paradigm)):
+        due = due and batch_idx == 0 and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not (due and tensorboard_writers(trainer) and isinstance(pl_module, Paradigm)):
             return
+        first = Batch(*(values[: self.num_images] for values in batch))
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            outputs = pl_module.outputs(self._batch)[1]
+            outputs = pl_module.outputs(first)[1]
             y, columns = sample_labels(pl_module.num_classes)
             samples = pl_module.sample(
                 y.to(pl_module.device), fixed_noise(len(y), pl_module.latent_dim).to(pl_module.device)
             )
-        rows = [self._batch.x.float(), *map(pixel_means, outputs.values())]
-        for writer in writers:
-            writer.add_image("images/outputs", enlarge(comparison(rows, columns=8)), trainer.global_step)
-            writer.add_image("images/samples", enlarge(grid(samples, columns)), trainer.global_step)
+        rows = [first.x.float(), *map(pixel_means, outputs.values())]
+        self._drawn = {
+            "images/outputs": enlarge(comparison(rows, columns=8)),
+            "images/samples": enlarge(grid(samples, columns)),
+        }
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what was drawn."""
+        for writer in tensorboard_writers(trainer):
+            for name, picture in self._drawn.items():
+                writer.add_image(name, picture, trainer.global_step)
+        self._drawn = {}

@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from filelock import FileLock, Timeout
 
-from encdec.callbacks.checkpoints import BestAndLast
+from encdec.callbacks.checkpoints import best_and_last
 from encdec.commands import say
 from encdec.data.identity import KEY
 from encdec.files import written_whole
@@ -56,10 +56,9 @@ class KeepRun(pl.Callback):
             self.lock()
             with written_whole(self.folder.path / CONFIG) as file:
                 file.write(self._config.encode())
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, BestAndLast):
-                resumed = self.folder.existing is not None
-                callback.place(self.folder.path / CHECKPOINTS, resumed, self._checkpoint)
+        kept = best_and_last(trainer)
+        if kept is not None:
+            kept.place(self.folder.path / CHECKPOINTS, self.folder.existing is not None, self._checkpoint)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
-from encdec.callbacks.checkpoints import METRICS_KEY, BestAndLast
+from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
 from encdec.callbacks.run import run_folder
 from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
@@ -93,10 +93,17 @@ class Header(pl.Callback):
 
 def report_fit(trainer: pl.Trainer) -> None:
     """Print the metrics of the best and the last checkpoint, where they lie, and what to type next."""
-    checkpoints = trainer.checkpoint_callback
-    if not trainer.is_global_zero or not isinstance(checkpoints, BestAndLast) or not checkpoints.last_model_path:
+    kept = best_and_last(trainer)
+    if not trainer.is_global_zero:
         return
-    paths = {"best": checkpoints.best_model_path, "last": checkpoints.last_model_path}
+    if kept is None or not kept.last_model_path:
+        values = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if values:
+            _print_metrics({f"last (epoch {trainer.current_epoch})": values})
+            print_verdicts(trainer, "val", values, "last: ")
+        _print(f"nothing was saved: {_why_nothing(trainer)}")
+        return
+    paths = {"best": kept.best_model_path, "last": kept.last_model_path}
     files = {name: short(path) for name, path in paths.items() if path}
     contents = {name: read_checkpoint(path) for name, path in files.items()}
     # a checkpoint at the end of training counts the epoch that would come next
@@ -117,15 +124,26 @@ def report_fit(trainer: pl.Trainer) -> None:
 
 def report_interrupt(trainer: pl.Trainer) -> None:
     """Say what is left of a run that was stopped, and how to go on."""
-    checkpoints = trainer.checkpoint_callback
     if not trainer.is_global_zero:
         return
-    run = run_folder(trainer)  # the checkpoints may be elsewhere
-    if isinstance(checkpoints, BestAndLast) and checkpoints.last_model_path and run is not None:
-        last = short(checkpoints.last_model_path)
-        _print(f"Stopped; {last} holds it. Go on: python -m encdec fit --resume {short(run)}")
+    run, kept = run_folder(trainer), best_and_last(trainer)  # the checkpoints may be elsewhere
+    others = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    if kept is not None and kept.last_model_path and run is not None:
+        is_old = kept.saved_step not in (None, trainer.global_step)  # a second signal did not wait
+        what = f"holds it up to step {kept.saved_step}" if is_old else "holds it"
+        _print(f"Stopped; {short(kept.last_model_path)} {what}. Go on: python -m encdec fit --resume {short(run)}")
+    elif any(others):
+        _print(f"Stopped; {short(next(filter(None, others)))} is what was saved.")
+    elif kept is None or trainer.fast_dev_run:  # type: ignore[attr-defined]  # not set in __init__
+        _print(f"Stopped; nothing was saved: {_why_nothing(trainer)}")
     else:
         _print("Stopped before there was a checkpoint.")
+
+
+def _why_nothing(trainer: pl.Trainer) -> str:
+    if best_and_last(trainer) is None:
+        return "trainer.enable_checkpointing is false."
+    return "trainer.fast_dev_run is set." if trainer.fast_dev_run else "no step was made."  # type: ignore[attr-defined]
 
 
 def report_nothing_written(trainer: pl.Trainer) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from encdec.copyable import Copyable
 from encdec.types import Shape, UserError
 
 
@@ -18,7 +19,7 @@ def require_positive_sizes(owner: nn.Module, name: str, sizes: tuple[int, ...]) 
         raise UserError(f"{type(owner).__name__}: {name} is {list(sizes)}, but every size must be at least 1.", 2)
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Copyable, ABC):
     """Maps images to numbers: (B, C, H, W) -> (B, out_features).
 
     A subclass takes `image_shape` and `out_features` first; whatever follows is set from the config.
@@ -37,7 +38,7 @@ class Encoder(nn.Module, ABC):
         return super().__call__(x)  # type: ignore[no-any-return]
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(Copyable, ABC):
     """Maps numbers to the logits of pixel means: (B, in_features) -> (B, C, H, W); no sigmoid at its end.
 
     A subclass takes `in_features` and `image_shape` first; whatever follows is set from the config.

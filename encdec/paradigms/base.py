@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from encdec import __version__, kernels
+from encdec.copyable import Copyable
 from encdec.floors import Floors
 from encdec.losses import pixel_means
 from encdec.metrics import PIXEL_TERMS, RunningMeans
@@ -38,7 +39,7 @@ class _Curve:
     rates: list[float] = field(default_factory=list)
 
 
-class Paradigm(pl.LightningModule, ABC):
+class Paradigm(Copyable, pl.LightningModule, ABC):
     """A way to train a generative model: write `losses` and `decode`, inherit the rest.
 
     A paradigm has a latent code z of `latent_dim` numbers and a decoder from (z, y) to the logits of an image.
