@@ -14,6 +14,7 @@ from encdec.types import UserError
 
 register_type(torch.device)  # a setting of callbacks that average weights, which a run's config saves
 
+
 def prepared(args: list[str]) -> list[str]:
     """What follows `encdec`, with the config of the run that it speaks of, if it gives none.
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from encdec import arguments, checkpoints, errors, exports, identity, loops, plugins, quiet, runs, signals
+from encdec import arguments, checkpoints, errors, exports, identity, loops, plugins, quiet, runs, signals, starts
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -238,7 +237,12 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError, ImportError, RuntimeError) as error:  # the trainer's words for a setting that it can't take
+        except (
+            TypeError,
+            ValueError,
+            ImportError,
+            RuntimeError,
+        ) as error:  # the trainer's words for a setting that it can't take
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
 
     def _find_data(self) -> None:
@@ -275,34 +279,14 @@ class CLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, and print what came out."""
         start, trainer = self._start, self.trainer
-        limits = []
-        if start.checkpoint is not None:
-            limits = runs.reached_limits(start.contents, trainer.max_epochs, trainer.max_steps)
-        if start.folder.existing is None and limits:
-            raise UserError(
-                f"{start.checkpoint} has made its {start.step} steps, so there is nothing left to train: set "
-                f"{' and '.join(limits)}, or more.",
-                2,
-            )
+        if starts.is_finished(start, trainer, self._settings):
+            return
         if start.folder.existing is not None:
-            # a best one is the newest only while the last one is still to be written
-            if start.checkpoint is not None and start.checkpoint.name != "best.ckpt":
-                ended = runs.was_ended(start.contents, start.folder.existing, self._settings)
-                if ended or limits:
-                    more = f"{' and '.join(limits)}, or more, makes it longer"
-                    say(
-                        f"{runs.short(start.folder.existing)} is finished: it has made its {start.step} steps. "
-                        f"{'A callback of trainer.callbacks ended it' if ended else more}; "
-                        "without --resume a new run begins."
-                    )
-                    return
             if runs.rank() == 0:
                 self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)
-        if start.checkpoint is None and SLURMEnvironment.detect():
-            stray = trainer._checkpoint_connector._hpc_resume_path
-            if stray is not None:  # Lightning would begin with it, whatever it holds
-                raise UserError(f"{stray} was left by another program that ran under Slurm: move it elsewhere.")
+        if start.checkpoint is None:
+            starts.refuse_strays(trainer)
         start.contents = {}  # training needs the memory
         self._until_interrupted(trainer.fit, report_interrupt, kwargs)
         report_fit(trainer)

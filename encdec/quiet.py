@@ -35,6 +35,8 @@ _WARNINGS = (
     r".*smaller than the logging interval",  # means are logged at the end of training in any case
     r".*exists and is not empty",  # a resumed run goes on in its folder
     r"You're resuming from a checkpoint that ended before the epoch ended",  # our loader goes on mid-epoch
+    r".*\(ckpt_path=None\)` was called without a model",  # encdec.starts refuses what Lightning would take then
+    r'.*\(ckpt_path="last"\) is set, but there is no last checkpoint',
     r"You're using the WeightAveraging callback, but loading",  # to measure averaged weights, one needs no more
 )
 

@@ -1,6 +1,7 @@
 """Averages of weights: they are validated, drawn and saved, and a run with them resumes exactly."""
 
 import copy
+import functools
 import io
 import pickle
 import signal
@@ -83,6 +84,7 @@ def test_a_paradigm_that_the_command_line_made_can_be_copied_at_any_time(
 
 
 def _with(callback: pl.Callback, fit: Any) -> Any:
+    @functools.wraps(fit)
     def patched(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         trainer.callbacks.append(callback)  # type: ignore[attr-defined]
         fit(trainer, *args, **kwargs)
@@ -144,9 +146,7 @@ class Normalized(MLPEncoder):
         self.norm = nn.BatchNorm1d(self.out_features)
 
 
-def test_swa_of_batch_normalization_is_refused(
-    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_swa_of_batch_normalization_is_refused(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli(*FIT, *SWA, f"--model.encoder={Normalized.__module__}.Normalized")
     assert ended.value.code == 2

@@ -35,6 +35,7 @@ LAYERS = {
     "exports": 8,
     "identity": 7,
     "runs": 8,
+    "starts": 9,
     "callbacks": 9,
     "cli": 10,
     "testing": 10,

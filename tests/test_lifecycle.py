@@ -66,10 +66,18 @@ def test_a_run_without_checkpoints_that_is_stopped_says_that_nothing_was_saved(p
     assert "Stopped; nothing was saved: trainer.enable_checkpointing is false." in output
 
 
-def test_a_stop_in_the_first_step_of_a_run_without_a_checkpoint(project: Path) -> None:
-    code, output = killing.run(project, *FIT, moment="loading data", number=signal.SIGINT)
-    assert code == 130
-    assert "Stopped before there was a checkpoint." in output
+def test_a_new_run_does_not_begin_with_what_another_ones_exception_left(
+    project: Path, cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = OTHERS["one for exceptions"]
+    assert killing.run(project, *FIT, *flags, moment="a step", call=8, number=signal.SIGTERM)[0] == 143
+    with pytest.raises(SystemExit) as ended:
+        cli(*FIT, *flags, "--name=new")
+    assert ended.value.code == 2
+    assert "on_exception.ckpt was left by an earlier run" in capsys.readouterr().err
+    assert not Path("lightning_logs/new").exists()
+    cli(*FIT, *flags, "--resume", "--trainer.max_epochs=2")
+    assert torch.load(last(), weights_only=True)["global_step"] == 10
 
 
 ENDS = {
@@ -111,10 +119,14 @@ def test_a_run_that_made_its_steps_needs_more_steps(
     cli(*FIT, "--trainer.max_steps=7", "--trainer.max_epochs=20", "--resume")
     assert "is finished: it has made its 7 steps. --trainer.max_steps 8, or more" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli(*FIT, "--trainer.max_steps=5", "--trainer.max_epochs=1", f"--ckpt_path={last()}")
+        cli(*FIT, "--trainer.max_steps=5", f"--ckpt_path={last()}")
     assert "nothing left to train: set --trainer.max_steps 8, or more" in capsys.readouterr().err
     cli(*FIT, "--trainer.max_steps=8", "--resume")
-    assert torch.load(last(), weights_only=True)["global_step"] == 8
+    longer = torch.load(last(), weights_only=True)
+    assert longer["global_step"] == 8
+    cli(*FIT, "--trainer.max_steps=8", "--name=whole")
+    for name, weight in torch.load(last("whole"), weights_only=True)["state_dict"].items():
+        assert torch.equal(weight, longer["state_dict"][name]), name
 
 
 def test_a_run_stopped_within_an_epoch_is_not_finished(project: Path) -> None:

@@ -52,7 +52,7 @@ class ImageGrids(pl.Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Draw, with the weights that are validated: a callback that averages weights has put its own in their place."""
+        """Draw, with the weights that are validated: they are the averaged ones where a callback averages."""
         epoch = trainer.current_epoch
         due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
         due = due and batch_idx == 0 and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
