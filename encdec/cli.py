@@ -237,12 +237,8 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (
-            TypeError,
-            ValueError,
-            ImportError,
-            RuntimeError,
-        ) as error:  # the trainer's words for a setting that it can't take
+        # the trainer's words for a setting that it can't take
+        except (TypeError, ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
 
     def _find_data(self) -> None:

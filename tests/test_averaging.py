@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import math
 import pickle
 import signal
 from pathlib import Path
@@ -13,15 +14,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import encdec
 from encdec import plugins
 from encdec.callbacks.images import fixed_noise
 from encdec.data import Digits
-from encdec.networks import MLPEncoder
+from encdec.networks import Encoder
 from encdec.paradigms import Paradigm
 from encdec.pictures import enlarge, grid, sample_labels
+from encdec.types import Shape
 
 from . import killing
 from .conftest import RunCLI, events
@@ -67,7 +69,7 @@ class Copies(pl.Callback):
         self._copy(trainer, pl_module)
 
     on_fit_start = on_train_start = on_train_epoch_end = on_validation_epoch_end = on_train_end = _copy
-    on_train_batch_start = on_train_batch_end = on_before_optimizer_step = _copy
+    on_train_batch_start = on_train_batch_end = on_before_optimizer_step = _copy  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("config", sorted(Path(__file__).parent.parent.glob("configs/*.yaml")), ids=lambda p: p.stem)
@@ -140,10 +142,16 @@ def test_a_finished_run_with_an_average_goes_on_from_the_other_weights(cli: RunC
             assert torch.equal(weight, longer[key][name]), name
 
 
-class Normalized(MLPEncoder):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.norm = nn.BatchNorm1d(self.out_features)
+class Normalized(Encoder):
+    def __init__(self, image_shape: Shape, out_features: int) -> None:
+        super().__init__(image_shape, out_features)
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(math.prod(image_shape), out_features), nn.BatchNorm1d(out_features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
 
 
 def test_swa_of_batch_normalization_is_refused(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
