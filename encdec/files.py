@@ -4,9 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from encdec.types import UserError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -16,7 +23,7 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
     Until then, and after an error or a kill, `path` is what it was. The folder is made if it is missing.
 
     Args:
-        path: the file; one process at a time may write it.
+        path: the file; processes that write it at once do so one after the other.
         check: looks at the file that was written before it takes its place, and raises if it is not good.
 
     Raises:
@@ -25,25 +32,75 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
     # the same name each time, so that what a kill leaves behind does not pile up; beside its place, because a move
     # between file systems is a copy
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with fault_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if check is not None:
-                check(temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+        with claimed(temporary):
+            try:
+                with temporary.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                if check is not None:
+                    check(temporary)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    _fsync(path.parent)
+
+
+@contextmanager
+def fault_of(path: Path) -> Iterator[None]:
+    """Within, an error of the disk becomes a sentence about `path`, which is still what it was.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch makes a RuntimeError of an error of the disk
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
             raise
-    except OSError as error:
         raise UserError(
-            f"{path} can't be written ({error.strerror or error}); what was there before is still there. "
+            f"{path} can't be written ({cause.strerror or cause}); what was there before is still there. "
             "Make room, or choose a folder that can be written."
         ) from error
-    _fsync(path.parent)
+
+
+@contextmanager
+def claimed(path: Path, wait: bool = True) -> Iterator[None]:
+    """A file that no other process has claimed until the block ends, where the system can tell; made if missing.
+
+    Raises:
+        BlockingIOError: another process has, and this one shall not wait for it.
+    """
+    descriptor = None
+    while fcntl is not None and descriptor is None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:  # a file system without locks
+            break
+        if not _is_at(descriptor, path):  # who had claimed it has put the file in its place, or deleted it
+            os.close(descriptor)
+            descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _fsync(folder: Path) -> None:

@@ -12,11 +12,12 @@ import lightning.pytorch as pl
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from encdec.callbacks.images import tensorboard_writers
-from encdec.callbacks.terminal import UNITS, print_table, print_verdicts, stands_beside
+from encdec.callbacks.terminal import UNITS, print_verdicts, stands_beside
+from encdec.compare import FORMAT
 from encdec.data import DataModule, Images
 from encdec.data.base import fingerprint
 from encdec.evaluation import pictures, report
@@ -29,7 +30,9 @@ from encdec.evaluation.samples import evaluate_samples
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
-from encdec.pictures import comparison, enlarge
+from encdec.pictures import comparison, drawing, enlarge, thumbnails
+from encdec.tables import print_table
+from encdec.text import printable
 from encdec.types import Batch
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
@@ -37,13 +40,15 @@ Stage = Callable[[str], Advance]
 """Starts the progress bar of a stage of that name, and gives what advances it."""
 _SHOWN = 16  # reconstructed images in TensorBoard
 _PROJECTED = 2000  # codes in TensorBoard's projector
+_LONGEST_NAME = 80  # of a class, there
 
 
 class Evaluate(pl.Callback):
     """After `test`, scores the checkpoint on the test split in the same way for every paradigm.
 
-    Prints a table, logs every figure as `test/NAME`, draws pictures, and writes `CHECKPOINT.evaluation.json` and
-    `.csv` beside the checkpoint. What each figure means is described in docs/evaluation.md.
+    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` beside the checkpoint, logs every figure as
+    `test/NAME`, and then draws pictures; one that can't be drawn costs a sentence. What each figure means is described
+    in docs/evaluation.md.
 
     Args:
         parts: which parts to run; an empty list leaves only the means of the objective's terms.
@@ -56,6 +61,9 @@ class Evaluate(pl.Callback):
         feature_space: where samples are compared: `auto` is Inception where its weights are at hand, else a small
             classifier of the training split, else (data without labels) principal components.
         cache_dir: folder for trained classifiers; `lightning_logs/features` if not given.
+
+    Attributes:
+        written: the files that are there.
 
     Raises:
         UserError: a number is not positive.
@@ -80,13 +88,14 @@ class Evaluate(pl.Callback):
         require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
         self.config: dict[str, Any] = {}
         self.figures: Figures | None = None
+        self.written: list[Path] = []
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate, show and write."""
         data = getattr(trainer, "datamodule", None)
         if not (self.parts and isinstance(pl_module, Paradigm) and isinstance(data, DataModule)):
             return
-        began = perf_counter()
+        began, self.written = perf_counter(), []
         run = trainer.log_dir  # which waits for the other processes
         # optimised codes need gradients, which tensors of inference mode can't have
         with torch.inference_mode(False), torch.no_grad():
@@ -97,8 +106,6 @@ class Evaluate(pl.Callback):
             _add_means(trainer, pl_module, self.figures)
             prints = {name: fingerprint(images) for name, images in data.splits.items()}
             codes, space = self._run(trainer, view, data, processes, self.figures, prints["train"])
-            if trainer.is_global_zero:
-                self._log(trainer, view, data, codes, self.figures)
         if trainer.is_global_zero:
             _print_table(self.figures)
             print_verdicts(trainer, "test", {name: value.item() for name, value in trainer.callback_metrics.items()})
@@ -108,9 +115,12 @@ class Evaluate(pl.Callback):
             found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": figures}
             found |= {"undefined": self.figures.undefined, "seconds": round(perf_counter() - began, 1)}
             folder, stem = _beside(trainer, run)
-            folder.mkdir(parents=True, exist_ok=True)
-            as_json, as_csv = report.write(found, folder, stem)
+            self.written.extend(report.write(found, folder, stem))
+            as_json, as_csv = self.written
             print(f"{as_json} and {as_csv.name}: these figures, with all that repeats them", flush=True)
+            self._log(trainer, view, self.figures)
+            with torch.inference_mode(False), torch.no_grad():
+                self._draw(trainer, view, data.splits["test"], codes)
 
     def _run(
         self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, figures: Figures, train: str
@@ -152,38 +162,18 @@ class Evaluate(pl.Callback):
         splits = data.splits["train"], data.splits["test"]
         return find_space(self.feature_space, *splits, folder, train, view.device, processes, advance)
 
-    def _log(self, trainer: pl.Trainer, view: View, data: DataModule, codes: Tensor | None, figures: Figures) -> None:
-        step = view.paradigm.loaded_step
+    def _log(self, trainer: pl.Trainer, view: View, figures: Figures) -> None:
         for logger in trainer.loggers:
             # the means are there already
             new = {f"test/{name}": figure.value for name, figure in figures.values.items()}
             new = {name: value for name, value in new.items() if name not in trainer.callback_metrics}
-            logger.log_metrics(new, step=step)
-        for writer in tensorboard_writers(trainer):
-            for name, picture in self._draw(view, data.splits["test"], codes).items():
-                writer.add_image(f"test/{name}", picture, step)
-            shown = _codes_of(view, data.splits["test"], codes)
-            # a second evaluation of a checkpoint would list the same codes twice
-            if shown is not None and not Path(writer.log_dir, f"{step:05}", "codes").exists():
-                z, batch = shown
-                names = [data.splits["test"].classes[label] for label in batch.y.tolist()]
-                writer.add_embedding(z.cpu(), metadata=names, label_img=batch.x.cpu(), global_step=step, tag="codes")
+            logger.log_metrics(new, step=view.paradigm.loaded_step)
 
-    def _draw(self, view: View, test: Images, codes: Tensor | None) -> dict[str, Tensor]:
-        (batch,) = batches(test, torch.arange(min(_SHOWN, len(test.labels))), view.device, _SHOWN)
-        rows, encoded = [batch.x], view.encode(batch)
-        drawn = {}
-        for z in (encoded, None if codes is None else codes[: len(batch.x)]):
-            if z is not None:
-                rows.append(pixel_means(view.decode(z, batch.y)))
-        if len(rows) > 1:
-            drawn["reconstructions"] = enlarge(comparison(rows, columns=8))
-        drawn["interpolations"] = pictures.interpolations(view, test)
-        shown = _codes_of(view, test, codes)
-        if shown is not None:
-            z, batch = shown
-            drawn["latent_map"] = pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
-        return drawn
+    def _draw(self, trainer: pl.Trainer, view: View, test: Images, codes: Tensor | None) -> None:
+        for writer in tensorboard_writers(trainer):
+            for name, draw in _PICTURES.items():
+                with drawing(f"test/{name}"):
+                    draw(name, writer, view, test, codes)
 
 
 def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, Batch] | None:
@@ -195,6 +185,46 @@ def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, B
         z = codes[: len(batch.x)]
         batch = batch._replace(x=batch.x[: len(z)], y=batch.y[: len(z)])
     return None if z is None else (z.float(), batch)
+
+
+def _draw_reconstructions(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
+    (batch,) = batches(test, torch.arange(min(_SHOWN, len(test.labels))), view.device, _SHOWN)
+    rows = [batch.x]
+    for z in (view.encode(batch), None if codes is None else codes[: len(batch.x)]):
+        if z is not None:
+            rows.append(pixel_means(view.decode(z, batch.y)))
+    if len(rows) > 1:
+        writer.add_image(f"test/{name}", enlarge(comparison(rows, columns=8)), view.paradigm.loaded_step)
+
+
+def _draw_interpolations(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
+    writer.add_image(f"test/{name}", pictures.interpolations(view, test), view.paradigm.loaded_step)
+
+
+def _draw_map(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
+    shown = _codes_of(view, test, codes)
+    if shown is not None:
+        z, batch = shown
+        picture = pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
+        writer.add_image(f"test/{name}", picture, view.paradigm.loaded_step)
+
+
+def _fill_projector(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
+    shown, step = _codes_of(view, test, codes), view.paradigm.loaded_step
+    # a second evaluation of a checkpoint would list the same codes twice
+    if shown is not None and not Path(writer.log_dir, f"{step:05}", name).exists():
+        z, batch = shown
+        names = [printable(test.classes[label], _LONGEST_NAME) for label in batch.y.tolist()]
+        writer.add_embedding(z.cpu(), metadata=names, label_img=thumbnails(batch.x), global_step=step, tag=name)
+
+
+_PICTURES = {
+    "reconstructions": _draw_reconstructions,
+    "interpolations": _draw_interpolations,
+    "latent_map": _draw_map,
+    "codes": _fill_projector,
+}
+"""What TensorBoard shows of a test split, the projector last."""
 
 
 def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> None:
@@ -238,18 +268,13 @@ def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
 
 
 def _print_table(figures: Figures) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("test split", no_wrap=True)
-    for heading in ("", "± s.e."):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("to compare with", "unit"):
-        table.add_column(heading)
+    rows = [["test split", "", "± s.e.", "to compare with", "unit"]]
     for name, figure in figures.values.items():
         if not stands_beside(name):
             error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
             beside = "" if figure.reference is None else f"{figure.reference:.5g} {figure.reference_name}"
-            table.add_row(name, f"{figure.value:.5g}", error, beside, figure.unit)
-    print_table(table)
+            rows.append([printable(name), f"{figure.value:.5g}", error, printable(beside), printable(figure.unit)])
+    print_table(rows, text=(4, 3, 0), box=SIMPLE_HEAD)
     for name, reason in figures.undefined.items():
         print(f"{name} is not defined here: {reason}", flush=True)
 
@@ -266,7 +291,7 @@ def _provenance(
     trainer: pl.Trainer, paradigm: Paradigm, data: DataModule, prints: dict[str, str], run: str | None
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "format": report.FORMAT,
+        "format": FORMAT,
         "name": Path(run).parent.name if run else "",
         "version": Path(run).name if run else "",
         "paradigm": type(paradigm).__name__,

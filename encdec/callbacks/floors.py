@@ -10,7 +10,7 @@ from encdec.callbacks.run import resumed_at
 from encdec.data import DataModule
 from encdec.floors import PCA, Floors, Moments, pictures, principal_components
 from encdec.paradigms import Paradigm
-from encdec.pictures import enlarge, grid
+from encdec.pictures import drawing, enlarge, grid
 from encdec.types import Told
 
 
@@ -38,7 +38,8 @@ class LogFloors(pl.Callback):
         columns = data.num_classes if data.num_classes <= 16 else 8
         for writer in tensorboard_writers(trainer):
             for name, images in pictures(self._train, data.image_shape).items():
-                writer.add_image(f"images/{name}", enlarge(grid(images, columns)), 0)
+                with drawing(f"images/{name}"):
+                    writer.add_image(f"images/{name}", enlarge(grid(images, columns)), 0)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute those of the validation split."""

@@ -11,7 +11,7 @@ from encdec.losses import pixel_means
 from encdec.noise import normal
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
-from encdec.pictures import comparison, enlarge, grid, sample_labels
+from encdec.pictures import comparison, drawing, enlarge, grid, sample_labels
 from encdec.types import Batch
 
 _SAMPLES = 2  # which draw of `normal` the samples' noise is
@@ -34,7 +34,7 @@ class ImageGrids(pl.Callback):
 
     `images/outputs`: a row of validation images, and below it the outputs that `val/mse` and its variants are
     measured on. `images/samples`: decodings of prior codes that stay the same during a run, so that one sees them
-    evolve; one class in each column where the paradigm knows classes.
+    evolve; one class in each column where the paradigm knows classes. A picture that can't be drawn costs a sentence.
 
     Args:
         every_n_epochs: how often, counted from the first epoch; the last epoch is drawn in any case.
@@ -60,20 +60,20 @@ class ImageGrids(pl.Callback):
             return
         first = Batch(*(values[: self.num_images] for values in batch))
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            outputs = pl_module.outputs(first)[1]
-            y, columns = sample_labels(pl_module.num_classes)
-            samples = pl_module.sample(
-                y.to(pl_module.device), fixed_noise(len(y), pl_module.latent_dim).to(pl_module.device)
-            )
-        rows = [first.x.float(), *map(pixel_means, outputs.values())]
-        self._drawn = {
-            "images/outputs": enlarge(comparison(rows, columns=8)),
-            "images/samples": enlarge(grid(samples, columns)),
-        }
+            with drawing("images/outputs"):
+                outputs = pl_module.outputs(first)[1]
+                rows = [first.x.float(), *map(pixel_means, outputs.values())]
+                self._drawn["images/outputs"] = enlarge(comparison(rows, columns=8))
+            with drawing("images/samples"):
+                y, columns = sample_labels(pl_module.num_classes)
+                noise = fixed_noise(len(y), pl_module.latent_dim)
+                samples = pl_module.sample(y.to(pl_module.device), noise.to(pl_module.device))
+                self._drawn["images/samples"] = enlarge(grid(samples, columns))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what was drawn."""
         for writer in tensorboard_writers(trainer):
             for name, picture in self._drawn.items():
-                writer.add_image(name, picture, trainer.global_step)
+                with drawing(name):
+                    writer.add_image(name, picture, trainer.global_step)
         self._drawn = {}

@@ -1,20 +1,29 @@
 """What `predict` writes."""
 
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torchvision.utils import save_image
 
 from encdec.callbacks.images import fixed_noise
+from encdec.commands import say
+from encdec.evaluation.base import block_size
 from encdec.evaluation.pictures import strip_codes
+from encdec.files import claimed, fault_of
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
-from encdec.pictures import comparison, enlarge, grid, sample_labels
-from encdec.types import Batch
+from encdec.pictures import as_png, comparison, drawing, enlarge, grid, sample_labels
+from encdec.types import Batch, UserError
+
+Picture = Callable[[], Tensor]
+"""Draws one, (3, H, W) in [0, 1]."""
+_FILES = [f"{stem}.{ending}" for stem in ("samples", "reconstructions", "interpolations") for ending in ("png", "pt")]
 
 
 class WritePredictions(pl.Callback):
@@ -28,21 +37,55 @@ class WritePredictions(pl.Callback):
     - `interpolations.pt`: `images` (rows, steps, C, H, W) and `z` (rows, steps, latent_dim), on straight lines
       between the codes of test images where images have codes, between codes from the prior otherwise.
 
+    All files are written before the first of them takes its place; until then, and after an error or a kill, those of
+    an earlier call are what they were.
+
     Args:
         output_dir: folder; `predictions` in the run's folder if not given.
         num_rows: how many interpolations.
         num_steps: images of an interpolation, both ends included.
+
+    Attributes:
+        written: the files that are in their place.
     """
 
     def __init__(self, output_dir: str | None = None, num_rows: int = 8, num_steps: int = 9) -> None:
         self.output_dir, self.num_rows, self.num_steps = output_dir, num_rows, num_steps
-        self._folder, self._rows = Path(), _Rows(Path())
+        self.written: list[Path] = []
+        self._folder, self._parts, self._rows = Path(), Path(), _Rows(Path())
+        self._cleanup = ExitStack()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder."""
+        """Make the folder.
+
+        Raises:
+            UserError: it can't be made, or another process writes its predictions into it.
+        """
+        self.written = []
         self._folder = Path(self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._rows = _Rows(self._folder / f".part{trainer.global_rank}")
+        self._parts = self._folder / ".predict.tmp"
+        if trainer.is_global_zero:
+            with fault_of(self._folder):
+                self._prepare()
+        trainer.strategy.barrier()
+        self._rows = _Rows(self._parts / str(trainer.global_rank))
+
+    def _prepare(self) -> None:
+        if not self._folder.exists():
+            self._folder.mkdir(parents=True)
+            self._cleanup.callback(_remove_if_empty, self._folder)
+        lock = self._folder / ".predict.lock"
+        try:
+            self._cleanup.enter_context(claimed(lock, wait=False))
+        except BlockingIOError:
+            raise UserError(
+                f"Another process writes its predictions into {self._folder}: wait for its end, or choose another "
+                "folder by --predictions.output_dir."
+            ) from None
+        self._cleanup.callback(lock.unlink, missing_ok=True)
+        self._cleanup.callback(shutil.rmtree, self._parts, ignore_errors=True)
+        shutil.rmtree(self._parts, ignore_errors=True)  # of a call that was killed
+        self._parts.mkdir()
 
     def on_predict_batch_end(
         self,
@@ -55,44 +98,61 @@ class WritePredictions(pl.Callback):
     ) -> None:
         """Put the reconstructions on the disk: in memory they would take eight times the split's pixels."""
         if outputs["reconstruction"] is not None:
-            self._rows.append(outputs)
+            with fault_of(self._folder):
+                self._rows.append(outputs)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no parts of files behind."""
-        self._rows.delete()
+        self._rows.abandon()
+        self._cleanup.close()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the files."""
+        """Write the files, and put them in their place.
+
+        Raises:
+            UserError: they can't be written, for example because the disk is full.
+        """
         assert isinstance(pl_module, Paradigm)
-        self._rows.close()
+        with fault_of(self._folder):
+            self._rows.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self._write(pl_module, trainer.world_size)
-            for part in self._folder.glob(".part*"):
-                part.unlink()
+            with fault_of(self._folder):
+                files = self._write(pl_module, trainer.world_size)
+            for name in files:
+                with fault_of(self._folder / name):
+                    os.replace(self._parts / name, self._folder / name)
+                self.written.append(self._folder / name)
+            self._cleanup.close()
+            print(f"{self._folder}: {', '.join(files)}", flush=True)
+            left = [name for name in _FILES if name not in files and (self._folder / name).exists()]
+            if left:
+                say(f"{', '.join(left)} in {self._folder} {'is' if len(left) == 1 else 'are'} of an earlier call.")
 
-    def _write(self, paradigm: Paradigm, processes: int) -> None:
+    def _write(self, paradigm: Paradigm, processes: int) -> list[str]:
+        """Write all files into the folder of parts; their names, in the order in which they are put in place."""
         reconstructions = None
         if self._rows.formats:
-            parts = [self._rows.read(self._folder / f".part{rank}") for rank in range(processes)]
-            reconstructions = parts[0] if processes == 1 else _interleaved(parts, self._folder / ".whole")
-        written = self._write_samples(paradigm, self._folder)
+            parts = [self._rows.read(self._parts / str(rank)) for rank in range(processes)]
+            reconstructions = parts[0] if processes == 1 else _interleaved(parts, self._parts / "whole")
+        contents = {"samples": self._samples(paradigm)}
         if reconstructions is not None:
-            written += _write_reconstructions(reconstructions, self._folder)
-        written += self._write_interpolations(paradigm, self._folder, reconstructions)
-        print(f"{self._folder}: {', '.join(written)}", flush=True)
+            contents["reconstructions"] = reconstructions, _reconstructed(reconstructions)
+        interpolations = self._interpolations(paradigm, reconstructions)
+        if interpolations is not None:
+            contents["interpolations"] = interpolations
+        return [name for stem, content in contents.items() for name in _written(self._parts / stem, *content)]
 
-    def _write_samples(self, paradigm: Paradigm, folder: Path) -> list[str]:
+    def _samples(self, paradigm: Paradigm) -> tuple[dict[str, Tensor], Picture]:
         y, columns = sample_labels(paradigm.num_classes)
         noise = fixed_noise(len(y), paradigm.latent_dim)
         images = paradigm.sample(y.to(paradigm.device), noise.to(paradigm.device)).cpu()
-        torch.save({"images": images, "y": y, "z": _prior(paradigm, noise), "noise": noise}, folder / "samples.pt")
-        save_image(enlarge(grid(images, columns)), folder / "samples.png")
-        return ["samples.png", "samples.pt"]
+        tensors = {"images": images, "y": y, "z": _prior(paradigm, noise), "noise": noise}
+        return tensors, lambda: grid(images, columns)
 
-    def _write_interpolations(
-        self, paradigm: Paradigm, folder: Path, reconstructions: dict[str, Tensor] | None
-    ) -> list[str]:
+    def _interpolations(
+        self, paradigm: Paradigm, reconstructions: dict[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], Picture] | None:
         if reconstructions is None:
             ends = _prior(paradigm, fixed_noise(2 * self.num_rows, paradigm.latent_dim))
             y = torch.arange(self.num_rows) % paradigm.num_classes
@@ -100,16 +160,42 @@ class WritePredictions(pl.Callback):
             ends, y = reconstructions["z"], reconstructions["y"]
         rows = min(self.num_rows, len(ends) // 2)
         if rows == 0:
-            return []
+            return None
         y, z = y[:rows], strip_codes(ends[: 2 * rows], self.num_steps)
         with torch.no_grad():
             on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
             logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))
         images = pixel_means(logits).cpu()
-        save_image(enlarge(grid(images, self.num_steps)), folder / "interpolations.png")
-        images = images.reshape(rows, self.num_steps, *images.shape[1:])
-        torch.save({"images": images, "z": z, "y": y}, folder / "interpolations.pt")
-        return ["interpolations.png", "interpolations.pt"]
+        tensors = {"images": images.reshape(rows, self.num_steps, *images.shape[1:]), "z": z, "y": y}
+        return tensors, lambda: grid(images, self.num_steps)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _written(stem: Path, tensors: dict[str, Tensor], picture: Picture) -> list[str]:
+    """Write the tensors and their picture; the files' names. One that can't be drawn costs a sentence."""
+    names = []
+    with drawing(f"{stem.name}.png"):
+        png = as_png(enlarge(picture()))
+        names.append(f"{stem.name}.png")
+    if names:
+        with _flushed(stem.with_suffix(".png")) as file:
+            file.write(png)
+    with _flushed(stem.with_suffix(".pt")) as file:
+        torch.save(tensors, file)
+    return [*names, f"{stem.name}.pt"]
+
+
+@contextmanager
+def _flushed(path: Path) -> Iterator[BinaryIO]:
+    """A file whose content is on the disk when the block ends."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _Rows:
@@ -143,23 +229,22 @@ class _Rows:
 
     def read(self, stem: Path) -> dict[str, Tensor]:
         """What lies in another process's files (or these), (n, …) each, mapped into memory as far as it is read."""
-        return {name: _mapped(_path(stem, name), -1, shape, dtype) for name, (shape, dtype) in self.formats.items()}
+        return {name: _mapped(_path(stem, name), shape, dtype) for name, (shape, dtype) in self.formats.items()}
 
-    def delete(self) -> None:
-        """Delete these files."""
-        self.close()
-        for name in self._files:
-            _path(self._stem, name).unlink(missing_ok=True)
+    def abandon(self) -> None:
+        """Close what will not be read."""
+        with suppress(OSError):  # on a full disk, closing fails as writing did
+            self.close()
 
 
 def _path(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}.{name}")
 
 
-def _mapped(path: Path, rows: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """A file as a tensor (rows, …); all rows that it has for -1, else it is made that long."""
-    size = path.stat().st_size // dtype.itemsize if rows == -1 else rows * shape.numel()
-    return torch.from_file(str(path), rows != -1, size, dtype=dtype).reshape(-1, *shape)
+def _mapped(path: Path, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A file as a tensor (rows, …), mapped into memory."""
+    size = path.stat().st_size // dtype.itemsize
+    return torch.from_file(str(path), shared=False, size=size, dtype=dtype).reshape(-1, *shape)
 
 
 def _interleaved(parts: list[dict[str, Tensor]], stem: Path) -> dict[str, Tensor]:
@@ -167,10 +252,17 @@ def _interleaved(parts: list[dict[str, Tensor]], stem: Path) -> dict[str, Tensor
     whole = {}
     for name, first in parts[0].items():
         path = _path(stem, name)
-        whole[name] = _mapped(path, sum(len(part[name]) for part in parts), first.shape[1:], first.dtype)
-        for rank, part in enumerate(parts):
-            whole[name][rank :: len(parts)] = part[name]
-        path.unlink()  # the memory stays mapped
+        of_all = [part[name] for part in parts]
+        at_once = block_size(max(first[0].numel() * len(parts), 1))
+        # written, not assigned to a mapped file: on a full disk that would be a fatal signal
+        with path.open("wb") as file:
+            for start in range(0, len(first), at_once):
+                blocks = [part[start : start + at_once] for part in of_all]
+                block = first.new_empty((sum(map(len, blocks)), *first.shape[1:]))
+                for rank, rows in enumerate(blocks):
+                    block[rank :: len(parts)] = rows
+                file.write(block.numpy().data)
+        whole[name] = _mapped(path, first.shape[1:], first.dtype)
     return whole
 
 
@@ -179,8 +271,6 @@ def _prior(paradigm: Paradigm, noise: Tensor) -> Tensor:
     return paradigm.prior(noise.to(paradigm.device)).float().cpu()
 
 
-def _write_reconstructions(reconstructions: dict[str, Tensor], folder: Path) -> list[str]:
-    torch.save(reconstructions, folder / "reconstructions.pt")
+def _reconstructed(reconstructions: dict[str, Tensor]) -> Picture:
     rows = [reconstructions["x"][:32], reconstructions["reconstruction"][:32]]
-    save_image(enlarge(comparison(rows, columns=8)), folder / "reconstructions.png")
-    return ["reconstructions.png", "reconstructions.pt"]
+    return lambda: comparison(rows, columns=8)

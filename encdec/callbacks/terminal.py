@@ -5,8 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.console import Console
-from rich.table import Table
 
 from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
 from encdec.callbacks.run import run_folder
@@ -14,6 +12,8 @@ from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 from encdec.runs import short
+from encdec.tables import print_table
+from encdec.text import printable
 
 UNITS = {
     "mse": "per pixel",
@@ -25,7 +25,6 @@ UNITS = {
     "explained": "share",
 }
 """Unit of each scalar, by the first word of its name."""
-_WIDTH = 160  # of tables where the output does not go to a terminal
 
 
 class Progress(RichProgressBar):
@@ -148,8 +147,10 @@ def _why_nothing(trainer: pl.Trainer) -> str:
 
 def report_nothing_written(trainer: pl.Trainer) -> None:
     """Say what is left of a measurement that was stopped."""
+    written = [path for callback in trainer.callbacks for path in getattr(callback, "written", [])]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        _print("Interrupted: nothing was written.")
+        files = ", ".join(short(path) for path in written)
+        _print(f"Interrupted: {f'{files} had been written before' if written else 'nothing was written'}.")
 
 
 def report_split(trainer: pl.Trainer, stage: str) -> None:
@@ -167,22 +168,12 @@ def _print_metrics(columns: dict[str, dict[str, float]]) -> None:
     first = next(iter(columns.values()))  # floors are the same in all columns
     floors = {name: None if name.endswith("_pca") else first.get(_floor_of(name)) for name in names}
     with_floors = any(floor is not None for floor in floors.values())
-    table = Table()
-    table.add_column("", no_wrap=True)
-    for heading in (*columns, *(["floor"] if with_floors else [])):
-        table.add_column(heading, justify="right")
-    table.add_column("unit")
+    rows = [["", *columns, *["floor"] * with_floors, "unit"]]
     for name in names:
         if not stands_beside(name):
             numbers = [metrics.get(name) for metrics in columns.values()] + [floors[name]] * with_floors
-            table.add_row(name, *map(_number, numbers), UNITS.get(_term(name), ""))
-    print_table(table)
-
-
-def print_table(table: Table) -> None:
-    """Print a table in the terminal's width, or in full where the output goes elsewhere."""
-    console = Console()
-    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
+            rows.append([printable(name), *map(_number, numbers), UNITS.get(_term(name), "")])
+    print_table(rows, text=(len(rows[0]) - 1, 0))
 
 
 def _term(name: str) -> str:

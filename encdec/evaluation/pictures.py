@@ -10,6 +10,7 @@ from encdec.data import Images
 from encdec.evaluation.base import DRAWS, View, batches
 from encdec.losses import pixel_means
 from encdec.pictures import enlarge, grid
+from encdec.text import printable
 
 _WIDTH, _HEIGHT, _DPI = 800, 700, 100
 _MOST_CLASSES = 20  # more colours than these can't be told apart
@@ -32,7 +33,7 @@ def strip_codes(ends: Tensor, steps: int) -> Tensor:
 
 
 def interpolations(view: View, test: Images, rows: int = 8, steps: int = 9) -> Tensor:
-    """Decodings along straight lines between codes, one line in each row, (C, H', W') in [0, 1].
+    """Decodings along straight lines between codes, one line in each row, (3, H', W') in [0, 1].
 
     The ends are the codes of the first test images where images have codes, and codes from the prior otherwise. A
     decoder that reads labels is told that of the line's first image.
@@ -100,6 +101,7 @@ def latent_map(codes: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tenso
 
 def _short(name: str) -> str:
     # a space first, because matplotlib leaves names that start with an underscore out of a legend
+    name = printable(name)
     return " " + (name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
 
 

@@ -4,7 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import math
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,6 @@ from encdec import __version__
 from encdec.compare import ENDING
 from encdec.evaluation.base import Figures
 from encdec.files import written_whole
-
-FORMAT = 1
-"""Of the JSON; a change that readers would notice raises it."""
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "numpy")
 
@@ -63,10 +62,11 @@ def figures_as_dict(figures: Figures) -> dict[str, dict[str, Any]]:
     }
 
 
-def write(report: dict[str, Any], folder: Path, stem: str) -> tuple[Path, Path]:
-    """Write a report as STEM.evaluation.json and, its figures in one row, as STEM.evaluation.csv.
+def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
+    """Write a report as STEM.evaluation.json and, its figures in one row, as STEM.evaluation.csv; each when asked for.
 
-    A file is there whole or not at all.
+    A file is there whole or not at all. What JSON lacks is written as text: a setting that is infinite, a date, a
+    path that is not UTF-8.
     """
     row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "step")}
     row |= {"data": report["data"]["class"], "fingerprint": report["data"]["fingerprint"]}
@@ -79,8 +79,16 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> tuple[Path, Path]:
     writer.writeheader()
     writer.writerow(row)
     as_json, as_csv = folder / f"{stem}{ENDING}", folder / f"{stem}{ENDING.replace('json', 'csv')}"
-    content = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    content = json.dumps(_finite(report), indent=1, allow_nan=False, ensure_ascii=False, default=str) + "\n"
     for path, text in ((as_json, content), (as_csv, lines.getvalue())):
         with written_whole(path) as file:
-            file.write(text.encode())
-    return as_json, as_csv
+            file.write(text.encode(errors="backslashreplace"))  # as JSON writes half a surrogate pair, too
+        yield path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
