@@ -37,6 +37,8 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "a checkpoint's replacement": ("encdec.files", "os.replace"),
     "after a checkpoint's replacement": ("encdec.files", "_fsync"),
     "the report": ("encdec.cli", "report_fit"),
+    "a prediction's file": ("encdec.callbacks.predictions", "torch.save"),
+    "a prediction's place": ("encdec.callbacks.predictions", "os.replace"),
     "loading data": ("encdec.data.digits.Digits", "load"),
 }
 """What a process can be killed in: where the function is, and its name. It is killed when the function is called."""

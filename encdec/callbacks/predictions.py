@@ -19,6 +19,7 @@ from encdec.files import claimed, fault_of
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.pictures import as_png, comparison, drawing, enlarge, grid, sample_labels
+from encdec.runs import short
 from encdec.types import Batch, UserError
 
 Picture = Callable[[], Tensor]
@@ -62,7 +63,8 @@ class WritePredictions(pl.Callback):
             UserError: it can't be made, or another process writes its predictions into it.
         """
         self.written = []
-        self._folder = Path(self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
+        folder = self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions")
+        self._folder = Path(short(folder))
         self._parts = self._folder / ".predict.tmp"
         if trainer.is_global_zero:
             with fault_of(self._folder):
@@ -224,8 +226,9 @@ class _Rows:
 
     def close(self) -> None:
         """Nothing more will come."""
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as stack:  # all of them, even if one can't be
+            for file in self._files.values():
+                stack.callback(file.close)
 
     def read(self, stem: Path) -> dict[str, Tensor]:
         """What lies in another process's files (or these), (n, …) each, mapped into memory as far as it is read."""
