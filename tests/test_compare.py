@@ -133,6 +133,15 @@ SAME = {
 }
 
 
+def test_a_data_module_says_which_settings_have_no_effect(tmp_path: Path, capsys: Capture) -> None:
+    for seed in range(2):
+        report = report_of("vae", seed, 0.1 + seed)
+        report["data"]["without_effect"] = ["threads"]
+        report["config"]["data"]["init_args"]["threads"] = seed
+        write(tmp_path, report, seed)
+    assert [*table_of(tmp_path, capsys)[0]] == ["vae"]
+
+
 @pytest.mark.parametrize("name", SAME)
 def test_what_changes_no_result_splits_no_rows(name: str, tmp_path: Path, capsys: Capture) -> None:
     other = report_of("vae", 1, 0.2)
@@ -264,6 +273,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None] | str | bytes, str]] =
     "data that are a list": (change("data", to=[]), "data is []"),
     "no fingerprint": (change("data", to={}), "data has no 'fingerprint'"),
     "a fingerprint that is a list": (change("data", "fingerprint", to=[1]), "data.fingerprint is [1]"),
+    "settings without effect that are text": (change("data", "without_effect", to="x"), "data.without_effect is"),
     "settings that are a list": (change("settings", to=[1]), "settings is [1]"),
     "a config that is text": (change("config", to="model"), 'config is "model"'),
     "a checkpoint that is a number": (lambda report: None, ""),  # see below: write() sets it

@@ -305,6 +305,7 @@ def _provenance(
         found |= {"checkpoint": path.name, "sha256": report.sha256(path)}
     found["data"] = {
         "class": type(data).__name__,
+        "without_effect": sorted({*data.places, *data.resources}),
         "image_shape": list(data.image_shape),
         "images": {name: len(images.labels) for name, images in data.splits.items()},
         "fingerprint": prints["train"][:16] + prints["test"][:16],

@@ -24,7 +24,7 @@ _IRRELEVANT = {
 """Settings that change no metric, or no more than its last digits. What is measured, not how it was asked for, counts
 of the data (their fingerprint), of the precision and of the feature space (part of its metrics' names)."""
 _PATHS = ("path", "dir", "root", "folder")
-"""How the names of settings of data end that say where the data lie."""
+"""How settings of data end that say where the data lie, in reports that do not list those `without_effect`."""
 _LONGEST_VALUE = 40
 
 
@@ -104,7 +104,8 @@ def definition(report: Mapping[str, Any]) -> dict[str, Any]:
         of_best = config.get("checkpoint")
         settings["checkpoint"] = of_best if isinstance(of_best, dict) else None
     flat = {name: value for key, part in settings.items() for name, value in _flat(key, part).items()}
-    flat = {name: value for name, value in flat.items() if value is not None and _is_relevant(name)}
+    without_effect = {f"data.{name}" for name in report["data"].get("without_effect", [])}
+    flat = {name: v for name, v in flat.items() if v is not None and name not in without_effect and _is_relevant(name)}
     flat |= {"paradigm": report.get("paradigm"), "precision": report.get("precision")}
     flat["checkpoint"] = report["checkpoint"]
     if report["checkpoint"] != "best":  # which step is the best depends on the seed

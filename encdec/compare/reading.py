@@ -136,6 +136,9 @@ def _check(report: Any) -> None:
     if "fingerprint" not in report["data"]:
         raise KeyError("data has no 'fingerprint'")
     _is(report["data"]["fingerprint"], str, "data.fingerprint")
+    without_effect = report["data"].get("without_effect", [])
+    if not (isinstance(without_effect, list) and all(isinstance(name, str) for name in without_effect)):
+        raise TypeError(f"data.without_effect is {_brief(without_effect)}, but it must be a list of texts")
     for name, figure in report["figures"].items():
         where = f"figures.{name}"
         _is(figure, dict, where)
