@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the paths that lead to them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -101,6 +101,22 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def expanded(path: str) -> str:
+    """A path in which a leading `~` is the home folder, as a shell would have it.
+
+    Raises:
+        UserError: it names a home folder that there is none of; a folder called `~` would be made otherwise.
+    """
+    full = os.path.expanduser(path)
+    if full == path and path.startswith("~"):
+        raise UserError(
+            f"{path!r} begins with a home folder that this machine does not know: give the path in full, or "
+            f"'./{path}' for a file of that name.",
+            2,
+        )
+    return full
 
 
 def _fsync(folder: Path) -> None:

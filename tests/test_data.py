@@ -423,3 +423,15 @@ def test_a_trainer_evaluates_small_images_in_larger_batches(shape: Shape, expect
     data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert len(next(iter(data.test_dataloader())).x) == expected
     assert len(next(iter(data.train_dataloader())).x) == 10
+
+
+def test_a_validation_split_that_breaks_the_contract_is_refused() -> None:
+    for val, sentence in (
+        (in_memory(shape=(3, 4, 5)), r"the training images have the shape \(1, 4, 5\) .* but the validation images"),
+        (in_memory(classes=("a", "c")), r"the training images have the classes .* but the validation images"),
+        (in_memory(0), "the validation split is empty"),
+        (in_memory(labels=LABELS - 1), "the validation images have the label -1"),
+    ):
+        with pytest.raises(UserError, match=f"^Mine: {sentence}"):
+            _ = Mine((in_memory(), val, in_memory())).splits
+    assert len(Mine((in_memory(1), in_memory(), in_memory())).splits["train"].labels) == 1

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 import encdec
 from encdec.data import DataModule, ImageFolder, InMemoryImages
-from encdec.data.image_folder import read_picture
+from encdec.data.picture_files import read_picture
 from encdec.testing import check_datamodule
 from encdec.types import UserError
 
@@ -457,7 +457,7 @@ def test_a_picture_that_is_turned_behind_its_pixels_is_refused(memory: float, tm
 
 def test_damaged_headers_are_named(tmp_path: Path) -> None:
     (Path(mixed(tmp_path)) / "2.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"2\.png \(picture 2\) can't be decoded \(cannot identify image file"):
+    with pytest.raises(UserError, match=r"2\.png \(picture 2\) can't be decoded \(its content is none of "):
         ImageFolder(str(tmp_path), size=None).load()
 
 
@@ -484,7 +484,7 @@ def test_a_picture_that_breaks_during_a_run_ends_it_with_a_sentence(
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line == (
         f"encdec: error: ImageFolder: {broken} (picture 18) can't be decoded (image file is truncated): replace or "
-        "delete it."
+        "delete it, or set data.skip_damaged to true, which leaves out what can't be decoded."
     )
 
 
@@ -598,7 +598,7 @@ def test_pictures_beside_the_classes_are_not_lost(folder: Path) -> None:
 def test_a_class_without_pictures_is_refused(folder: Path) -> None:
     (folder / "c").mkdir()
     (folder / "c" / "0.heic").write_bytes(b"not supported")
-    with pytest.raises(UserError, match="/c has no pictures, so its class would be empty: delete it"):
+    with pytest.raises(UserError, match="/c has no pictures that can be read, so its class would be empty: delete it"):
         ImageFolder(str(folder)).load()
     assert count(folder, labels="none") == {"image": 12}
 
@@ -607,7 +607,7 @@ def test_a_lone_train_folder_is_no_class(folder: Path) -> None:
     for name in ("train", "Test"):
         folder = folder.rename(folder.parent / name)
         with pytest.raises(
-            UserError, match=rf"{folder} has folders of pictures, as a split has, but .* both `train` and"
+            UserError, match=rf"{folder.parent} has `{name}`, as a data set in splits has, but .* both `train` and"
         ):
             ImageFolder(str(folder.parent)).load()
     assert count(folder.parent, labels="none") == {"image": 12}

@@ -4,7 +4,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar, final
 
@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec import kernels
+from encdec.data import checks, summary
 from encdec.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
@@ -36,6 +37,10 @@ class Images(ABC):
     labels: Tensor
     classes: tuple[str, ...]
     names: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """Their number, shape and classes."""
+        return summary.of_images(self)
 
     @property
     @abstractmethod
@@ -77,7 +82,7 @@ SomeImages = TypeVar("SomeImages", bound=Images)
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InMemoryImages(Images):
     """Images held as one uint8 tensor, from which a batch is one gather.
 
@@ -92,8 +97,8 @@ class InMemoryImages(Images):
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...] = ("image",)
-    rows: Tensor | None = field(default=None, repr=False)
-    names: Tensor | None = field(default=None, repr=False)
+    rows: Tensor | None = None
+    names: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -293,9 +298,17 @@ class DataModule(pl.LightningDataModule, ABC):
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
         self._cursor = Cursor()
 
+    def __repr__(self) -> str:
+        """Name, settings and, once the data are loaded, what they are; nothing is loaded for it."""
+        return summary.of_data(self)
+
+    __str__ = __repr__
+
     @abstractmethod
-    def load(self) -> tuple[Images, Images]:
+    def load(self) -> tuple[Images, Images] | tuple[Images, Images, Images]:
         """The training images (validation included) and the test images; called once by each process.
+
+        A data set with a validation split of its own returns it between them; `val_fraction` then has no effect.
 
         Raises:
             UserError: a file is missing, damaged or foreign; the sentence names it and says what to do.
@@ -316,30 +329,18 @@ class DataModule(pl.LightningDataModule, ABC):
             if str(error).startswith(name):
                 raise
             raise UserError(f"{name}: {error}", error.exit_code) from error
-        if not (isinstance(loaded, tuple) and [isinstance(images, Images) for images in loaded] == [True, True]):
-            raise UserError(f"{name}: load must return the training and the test images, as a pair of Images.")
-        train, test = loaded
-        for split, images in (("training", train), ("test", test)):
-            _check(images, f"{name}: the {split} images")
-        if train.image_shape != test.image_shape:
+        if not (isinstance(loaded, tuple) and {isinstance(images, Images) for images in loaded} == {True}):
+            loaded = ()
+        if len(loaded) not in (2, 3):
             raise UserError(
-                f"{name}: the training images have the shape {train.image_shape} (channels, height, width), but the "
-                f"test images {test.image_shape}: give both the same."
+                f"{name}: load must return the training and the test images, as a pair of Images, or these with the "
+                "validation images between them."
             )
-        if train.classes != test.classes:
-            raise UserError(
-                f"{name}: the training images have the classes {list(train.classes)}, but the test images "
-                f"{list(test.classes)}: give both the same."
-            )
-        if len(train.labels) < 2:
-            raise UserError(
-                f"{name}: the number of training images is {len(train.labels)}, but at least 2 are needed: one of them "
-                "is held out for validation."
-            )
-        if len(test.labels) == 0:
-            raise UserError(f"{name}: the test split is empty; it needs at least one image.")
-        train, val = random_split(train, self.val_fraction, self.split_seed)
-        return {"train": train, "val": val, "test": test}
+        checks.check_splits(name, *loaded)
+        train, *val, test = loaded
+        if not val:
+            train, *val = random_split(train, self.val_fraction, self.split_seed)
+        return {"train": train, "val": val[0], "test": test}
 
     @property
     def image_shape(self) -> Shape:
@@ -435,25 +436,6 @@ def _select(source: Tensor, batches: Sequence[Tensor], rows: Tensor | None = Non
         indices = torch.cat(list(group))
         selected = source.index_select(0, indices if rows is None else rows.index_select(0, indices))
         yield from selected.split([len(batch) for batch in group])
-
-
-def _check(images: Images, what: str) -> None:
-    """Refuse labels and shapes that are none; `what` names the images."""
-    shape, labels, classes = images.image_shape, images.labels, len(images.classes)
-    if len(shape) != 3 or min(shape) < 1:
-        raise UserError(f"{what} have the shape {shape}, but it must be channels, height, width, each at least 1.")
-    if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise UserError(
-            f"{what} have labels of type {labels.dtype} and shape {tuple(labels.shape)}, but they must be int64 of "
-            "shape (N,)."
-        )
-    outside = (labels < 0) | (labels >= classes)
-    if outside.any():
-        index = int(outside.nonzero()[0])
-        raise UserError(
-            f"{what} have the label {int(labels[index])} at index {index}, but there are {classes} classes, so labels "
-            f"must lie in 0…{classes - 1}."
-        )
 
 
 def fingerprint(images: Images) -> str:

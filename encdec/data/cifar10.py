@@ -9,6 +9,7 @@ from torchvision.datasets.utils import check_integrity
 
 from encdec.data.base import DataModule, Images, InMemoryImages
 from encdec.data.download import fetch
+from encdec.files import expanded
 from encdec.types import UserError
 
 
@@ -26,7 +27,7 @@ class CIFAR10(DataModule):
 
     def __init__(self, data_dir: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.data_dir = data_dir
+        self.data_dir = expanded(data_dir)
 
     def load(self) -> tuple[Images, Images]:
         """See `DataModule.load`."""

@@ -8,6 +8,7 @@ from torchvision import datasets
 from encdec.data.base import DataModule, Images
 from encdec.data.download import fetch
 from encdec.data.idx import is_complete, read_dataset
+from encdec.files import expanded
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the four files."""
@@ -30,7 +31,7 @@ class FashionMNIST(DataModule):
 
     def __init__(self, data_dir: str = "data", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.data_dir = data_dir
+        self.data_dir = expanded(data_dir)
 
     def load(self) -> tuple[Images, Images]:
         """See `DataModule.load`."""
