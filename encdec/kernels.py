@@ -53,6 +53,16 @@ def compiled() -> bool:
     return _library is not None
 
 
+def readable(*tensors: Tensor) -> bool:
+    """Whether tensors have numbers to read: those that torch.func makes (vmap, grad, jvp) have none."""
+    try:
+        for tensor in tensors:
+            tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
 def scaled(pixels: Tensor) -> Tensor:
     """Pixels from 0 to 1: uint8, (B, …) -> float32, (B, …), the nearest to k/255."""
     suits = pixels.is_cpu and pixels.dtype == torch.uint8 and pixels.is_contiguous() and pixels.numel() > 0

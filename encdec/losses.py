@@ -2,6 +2,10 @@
 
 Decoders return the *logits* of pixel means; no loss applies a sigmoid before a logarithm, which would be
 unsafe in mixed precision. Everything below is computed in float32 (or float64), whatever the inputs are.
+
+All losses can be differentiated any number of times, with respect to logits and images. Where `encdec.kernels` gives a
+value and its first gradient in less time, a formula in torch's own operations stands beside it: gradients of gradients
+(`create_graph=True`) and the transforms of torch.func are made of that.
 """
 
 import math
@@ -11,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from encdec import kernels
@@ -34,7 +37,7 @@ def squared_error(mean: Tensor, x: Tensor) -> Tensor:
 
 def pixel_squared_error(logits: Tensor, x: Tensor) -> Tensor:
     """‖x − sigmoid(logits)‖² for each image: (B, …), (B, …) -> (B,), summed over pixels."""
-    if x.requires_grad:
+    if x.requires_grad or not kernels.readable(logits, x):
         return squared_error(pixel_means(logits), x)
     return _pixel_errors(logits, x)[0]
 
@@ -45,10 +48,14 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     For grey pixels x in (0, 1) this is the cross-entropy −x log p − (1−x) log(1−p), whose minimum is the
     entropy of x and not zero.
     """
-    if x.requires_grad:
-        rows = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-        return functional.binary_cross_entropy_with_logits(*rows, reduction="none").sum(1)
+    if x.requires_grad or not kernels.readable(logits, x):
+        return _cross_entropy(logits, x)
     return _pixel_errors(logits, x)[1]
+
+
+def _cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+    rows = full_precision(logits).flatten(1), full_precision(x).flatten(1)
+    return functional.binary_cross_entropy_with_logits(*rows, reduction="none").sum(1)
 
 
 def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -58,7 +65,10 @@ def gaussian_nll(logits: Tensor, x: Tensor, sigma: float) -> Tensor:
 
 
 class _Kept(NamedTuple):
-    """The pixel errors of an output, for as long as it and its image live unchanged."""
+    """The pixel errors of an output, for as long as it and its image live unchanged; without their graph.
+
+    With it, the errors would keep the logits, which keep the errors.
+    """
 
     x: Tensor
     version: int | None
@@ -70,20 +80,16 @@ def _pixel_errors(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     An objective needs one of them, and every run logs both. So both are computed together, and kept with `logits`.
     """
-    kept: _Kept | None = getattr(logits, "_pixel_errors", None)
-    needs_graph = logits.requires_grad and torch.is_grad_enabled()
     version = None if logits.is_inference() else logits._version
-    if (
-        kept is None
-        or kept.x is not x
-        or kept.version != version
-        or (needs_graph and not kept.errors[0].requires_grad)  # they were computed without a gradient
-    ):
-        values = full_precision(logits).contiguous()
-        errors = _PixelErrors.apply(values, x) if needs_graph else kernels.pixel_errors(values, x)
-        kept = _Kept(x, version, errors)
-        logits._pixel_errors = kept  # type: ignore[attr-defined]
-    return kept.errors
+    with_graph = logits.requires_grad and torch.is_grad_enabled()
+    kept: _Kept | None = getattr(logits, "_pixel_errors", None)
+    if kept is not None and kept.x is x and kept.version == version and not with_graph:
+        return kept.errors
+    values = full_precision(logits).contiguous()
+    squared_error, cross_entropy = _PixelErrors.apply(values, x) if with_graph else kernels.pixel_errors(values, x)
+    kept = _Kept(x, version, (squared_error.detach(), cross_entropy.detach()))
+    logits._pixel_errors = kept  # type: ignore[attr-defined]
+    return squared_error, cross_entropy
 
 
 class _PixelErrors(torch.autograd.Function):
@@ -91,18 +97,25 @@ class _PixelErrors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # not `logits`, which its errors are kept with: they would keep each other for ever
-        ctx.save_for_backward(logits.detach(), x)
+        ctx.save_for_backward(logits, x)
         ctx.set_materialize_grads(False)
         return kernels.pixel_errors(logits, x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         (logits, x), (of_squared_error, of_cross_entropy) = ctx.saved_tensors, grads
         if of_squared_error is None and of_cross_entropy is None:
             return None, None
-        return kernels.pixel_slopes(logits, x, of_squared_error, of_cross_entropy), None
+        if not torch.is_grad_enabled():
+            return kernels.pixel_slopes(logits, x, of_squared_error, of_cross_entropy), None
+        errors, of_errors = [], []
+        if of_squared_error is not None:
+            errors.append(squared_error(logits.sigmoid(), x))
+            of_errors.append(of_squared_error)
+        if of_cross_entropy is not None:
+            errors.append(_cross_entropy(logits, x))
+            of_errors.append(of_cross_entropy)
+        return torch.autograd.grad(errors, logits, of_errors, create_graph=True)[0], None
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -120,8 +133,7 @@ def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
     One matrix product, because log p(x|z) = xᵀ·logits − Σ softplus(logits).
     """
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    result: Tensor = _AllPairs.apply(logits, x, _BERNOULLI)
-    return result
+    return _all_pairs(logits, x, _BERNOULLI)
 
 
 def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
@@ -130,8 +142,7 @@ def squared_error_matrix(mean: Tensor, x: Tensor) -> Tensor:
     One matrix product, because ‖x − m‖² = ‖x‖² − 2 xᵀm + ‖m‖².
     """
     mean, x = full_precision(mean).flatten(1), full_precision(x).flatten(1)
-    result: Tensor = x.square().sum(1, keepdim=True) + 2 * _AllPairs.apply(mean, x, _GAUSSIAN)
-    return result
+    return x.square().sum(1, keepdim=True) + 2 * _all_pairs(mean, x, _GAUSSIAN)
 
 
 def gaussian_nll_matrix(mean: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -160,29 +171,36 @@ def prior_nll(nll: Tensor) -> PriorNLL:
 def bernoulli_prior_nll(logits: Tensor, x: Tensor) -> PriorNLL:
     """`prior_nll` of `bernoulli_nll_matrix`, at less cost: (K, …), (B, …) -> (B,)."""
     logits, x = full_precision(logits).flatten(1), full_precision(x).flatten(1)
-    return PriorNLL(*_PriorNLL.apply(logits, x, _BERNOULLI))
+    return _prior_nll(logits, x, _BERNOULLI)
 
 
 def gaussian_prior_nll(mean: Tensor, x: Tensor, sigma: float) -> PriorNLL:
     """`prior_nll` of `gaussian_nll_matrix`, at less cost: (K, …), (B, …) -> (B,)."""
     mean, x = (full_precision(each).flatten(1) / sigma for each in (mean, x))
     constant = x.square().sum(1) / 2 + x.shape[1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-    bound, least, best = _PriorNLL.apply(mean, x, _GAUSSIAN)
+    bound, least, best = _prior_nll(mean, x, _GAUSSIAN)
     return PriorNLL(bound + constant, least + constant.detach(), best)
 
 
 class _Family(NamedTuple):
     """An exponential family: log p(x|η) = xᵀη − A(η), up to what depends on x only."""
 
+    formula: Callable[[Tensor], Tensor]
+    """A, (K, D) -> (K,), which autograd can differentiate."""
     potential: Callable[[Tensor], Tensor]
-    """A, (K, D) -> (K,)."""
+    """A, (K, D) -> (K,); no graph."""
     weighted_slope: Callable[[Tensor, Tensor], Tensor]
-    """Gradient of A times a weight of each row, (K, D), (K,) -> (K, D), in a tensor of its own."""
+    """Gradient of A times a weight of each row, (K, D), (K,) -> (K, D), in a tensor of its own; no graph."""
 
-    def pairs(self, eta: Tensor, x: Tensor) -> Tensor:
-        """A(η_k) − x_bᵀη_k: (K, D), (B, D) -> (K, B)."""
+    def pairs(self, eta: Tensor, x: Tensor, graph: bool = False) -> Tensor:
+        """A(η_k) − x_bᵀη_k: (K, D), (B, D) -> (K, B); with a graph where one is asked for."""
         with _full_products(eta):
-            return torch.addmm(self.potential(eta).unsqueeze(1), eta, x.T, alpha=-1)
+            potential = self.formula(eta) if graph else self.potential(eta)
+            return torch.addmm(potential.unsqueeze(1), eta, x.T, alpha=-1)
+
+    def bound(self, eta: Tensor, x: Tensor) -> Tensor:
+        """−log (1/K) Σ_k exp(x_bᵀη_k − A(η_k)): (K, D), (B, D) -> (B,), with a graph."""
+        return math.log(len(eta)) - (-self.pairs(eta, x, graph=True)).logsumexp(0)
 
     def gradients(self, ctx: Any, eta: Tensor, x: Tensor, of_pairs: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Of Σ of_pairs · pairs with respect to η and x; autograd would make their terms in a matrix each."""
@@ -195,15 +213,26 @@ class _Family(NamedTuple):
         return of_eta, of_x
 
 
-_BERNOULLI = _Family(kernels.softplus_sums, kernels.softplus_slopes)
+_BERNOULLI = _Family(
+    lambda eta: functional.softplus(eta, threshold=40).sum(1), kernels.softplus_sums, kernels.softplus_slopes
+)
 _GAUSSIAN = _Family(  # of variance 1
+    lambda eta: eta.square().sum(1) / 2,
     lambda eta: torch.linalg.vector_norm(eta, dim=1).square_() / 2,
     lambda eta, weights: eta * weights.unsqueeze(1),
 )
 
 
-class _AllPairs(torch.autograd.Function):
+def _all_pairs(eta: Tensor, x: Tensor, family: _Family) -> Tensor:
     """A(η_k) − x_bᵀη_k of all pairs: (K, D), (B, D) -> (B, K)."""
+    if not kernels.readable(eta, x):
+        return family.pairs(eta, x, graph=True).T
+    result: Tensor = _AllPairs.apply(eta, x, family)
+    return result
+
+
+class _AllPairs(torch.autograd.Function):
+    """See `_all_pairs`."""
 
     @staticmethod
     def forward(ctx: Any, eta: Tensor, x: Tensor, family: _Family) -> Tensor:
@@ -212,13 +241,22 @@ class _AllPairs(torch.autograd.Function):
         return family.pairs(eta, x).T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *ctx.family.gradients(ctx, *ctx.saved_tensors, grads[0].T), None
+        eta, x = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_gradients(ctx, ctx.family.pairs(eta, x, graph=True).T, eta, x, grads[0]), None
+        return *ctx.family.gradients(ctx, eta, x, grads[0].T), None
+
+
+def _prior_nll(eta: Tensor, x: Tensor, family: _Family) -> PriorNLL:
+    """−log (1/K) Σ_k exp(x_bᵀη_k − A(η_k)), the least A(η_k) − x_bᵀη_k and its k: (K, D), (B, D) -> (B,)."""
+    if not kernels.readable(eta, x):
+        return PriorNLL(family.bound(eta, x), *family.pairs(eta, x, graph=True).detach().min(0))
+    return PriorNLL(*_PriorNLL.apply(eta, x, family))
 
 
 class _PriorNLL(torch.autograd.Function):
-    """−log (1/K) Σ_k exp(x_bᵀη_k − A(η_k)), the least A(η_k) − x_bᵀη_k and its k: (K, D), (B, D) -> (B,).
+    """See `_prior_nll`.
 
     The value needs the posterior weights of the codes, and the gradient is that of all pairs times these weights.
     """
@@ -233,12 +271,21 @@ class _PriorNLL(torch.autograd.Function):
         return math.log(len(eta)) - log_sum, least, best
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         eta, x, weights = ctx.saved_tensors
-        return (
-            (None, None, None) if grads[0] is None else (*ctx.family.gradients(ctx, eta, x, weights * grads[0]), None)
-        )
+        if grads[0] is None:
+            return None, None, None
+        if torch.is_grad_enabled():
+            return *_gradients(ctx, ctx.family.bound(eta, x), eta, x, grads[0]), None
+        return *ctx.family.gradients(ctx, eta, x, weights * grads[0]), None
+
+
+def _gradients(ctx: Any, value: Tensor, eta: Tensor, x: Tensor, of_value: Tensor) -> tuple[Tensor | None, ...]:
+    """Of `value` with respect to η and x, each where it is needed, with a graph of their own."""
+    wanted = [tensor for tensor, needed in zip((eta, x), ctx.needs_input_grad, strict=False) if needed]
+    with _full_products(eta):
+        found = iter(torch.autograd.grad(value, wanted, of_value, create_graph=True))
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:2])
 
 
 def _full_products(eta: Tensor) -> AbstractContextManager[object]:
