@@ -53,7 +53,7 @@ class AE(Paradigm):
         zeros = self.encoder_input == "zeros"
         z = self.encoder(torch.zeros_like(batch.x) if zeros else batch.x)
         if self.training:
-            self.codes.update(z)
+            self.codes.update(self._of_all_processes(z.detach()))
         logits = self.decoder(z)
         if zeros and not self.training:
             logits = logits.clone()  # a compiled decoder may write its next output into the same memory
@@ -76,12 +76,23 @@ class AE(Paradigm):
         """Codes from the Gaussian that was fitted to the training codes."""
         return self.codes.transport(noise)
 
+    def _of_all_processes(self, z: Tensor) -> Tensor:
+        """The codes of the global batch, from those of this process's share, as many on each: (B, d) -> (B', d)."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return z
+        gathered = self.all_gather(z.to(self.codes.mean))
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
 
 class _GaussianFit(nn.Module):
     """N(mean, cov) of the codes seen in training, as exponential moving averages over batches.
 
     The network that makes the codes moves, so recent batches count for more: a batch's weight is 1/t in step t,
     and 0.01 from step 100 on.
+
+    Only `update` changes it, which all processes call with the codes of all: who reads it, as the one process that
+    draws pictures does, must not leave the others behind.
     """
 
     mean: Tensor
@@ -101,26 +112,28 @@ class _GaussianFit(nn.Module):
         """Take the codes of a batch, (B, dim), into account; they wait for others, as between steps it takes longer."""
         self._waiting.append(z.detach().clone())  # a compiled encoder may use its output's memory again
         if len(self._waiting) == self._AT_MOST:
-            self._take_in()
+            mean, second_moment, self._steps = self._present()
+            self.mean.copy_(mean)
+            self.second_moment.copy_(second_moment)
+            self._waiting.clear()
 
-    def _take_in(self) -> None:
-        if not self._waiting:
-            return
+    def _present(self) -> tuple[Tensor, Tensor, int]:
+        """Mean, second moment and number of steps, with the batches that wait."""
         steps = int(self.steps) if self._steps is None else self._steps
-        with torch.autocast(self.mean.device.type, enabled=False):
+        mean, second_moment = self.mean.clone(), self.second_moment.clone()
+        with torch.autocast(mean.device.type, enabled=False):
             for z in self._waiting:
-                z, steps = z.to(self.mean), steps + 1
+                z, steps = z.to(mean), steps + 1
                 weight = max(1 / steps, 0.01)
-                self.mean.lerp_(z.mean(0), weight)
-                self.second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
-        self._steps = steps
-        self._waiting.clear()
+                mean.lerp_(z.mean(0), weight)
+                second_moment.addmm_(z.T, z, beta=1 - weight, alpha=weight / len(z))
+        return mean, second_moment, steps
 
-    def _save_to_state_dict(self, *args: Any) -> None:
-        self._take_in()
-        if self._steps is not None:
-            self.steps.fill_(self._steps)
-        super()._save_to_state_dict(*args)
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        mean, second_moment, steps = self._present()
+        saved = {"mean": mean, "second_moment": second_moment, "steps": torch.full_like(self.steps, steps)}
+        destination.update({prefix + name: value for name, value in saved.items()})
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
@@ -128,8 +141,9 @@ class _GaussianFit(nn.Module):
         self._waiting.clear()
 
     def transport(self, noise: Tensor) -> Tensor:
-        self._take_in()
-        mean, second_moment = self.mean.float(), self.second_moment.float()
+        """Codes distributed as N(mean, cov), from standard normal noise: (B, dim) -> (B, dim)."""
+        mean, second_moment, _ = self._present()
+        mean, second_moment = mean.float(), second_moment.float()
         variances, axes = torch.linalg.eigh(second_moment - torch.outer(mean, mean))
         scaled_axes: Tensor = axes * variances.clamp(min=0).sqrt()
         return (mean + noise.float() @ scaled_axes.T).to(noise.dtype)
