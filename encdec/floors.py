@@ -77,9 +77,23 @@ class Moments:
 
     @classmethod
     def of(
-        cls, images: Images, pca: PCA | None = None, rank: int = 0, processes: int = 1, reduce: Reduce = _alone
+        cls,
+        images: Images,
+        pca: PCA | None = None,
+        rank: int = 0,
+        processes: int = 1,
+        reduce: Reduce = _alone,
+        share: Tensor | None = None,
     ) -> Self:
         """One pass over a split, shared by processes.
+
+        Args:
+            images: the split.
+            pca: whose residuals are wanted.
+            rank: which process this is.
+            processes: how many there are.
+            reduce: adds a tensor up over them.
+            share: positions of the images that this process takes, where not the whole split is meant.
 
         Raises:
             UserError: the split is empty, or its pixels are not 8-bit numbers.
@@ -88,7 +102,7 @@ class Moments:
         counts, sums = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dim, dtype=torch.float64)
         histogram = torch.zeros(256, dtype=torch.float64)
         energy = torch.zeros(0 if pca is None else pca.axes.shape[1] + 1, dtype=torch.float64)
-        for pixels, y in _blocks(images, rank, processes):
+        for pixels, y in _blocks(images, rank, processes, share):
             counts.index_add_(0, y, torch.ones(len(y), dtype=torch.float64))
             sums.index_add_(0, y, pixels.double())
             histogram += torch.bincount(pixels.flatten(), minlength=256)
@@ -156,55 +170,76 @@ class Floors:
         variance = self.mse[Told.NOTHING]
         return 1 - mse / variance if variance > 0 else None
 
-    def beside(self, means: Mapping[str, float], told: Told) -> dict[str, float]:
+    def beside(self, means: Mapping[str, float], told: Told, paired: bool = True) -> dict[str, float]:
         """Scalars to log beside `means`, which are `mse`, `bce` and their variants (`mse_zeros`) by name.
 
         `mse_floor`, `bce_floor`: of a decoder that is told as much; `mse_gap`, `bce_gap`: how far above it;
-        `explained_variance`; `mse_pca` for a decoder that is told the image. A variant's carry its suffix.
+        `explained_variance`. A variant's carry its suffix. Where the floor is not that of the mean image,
+        `mse_mean_image` is the MSE of the mean image; a decoder that is told the image has it in place of a floor of
+        0, which would say nothing, and `mse_pca`. Nothing where no output is paired with an image.
         """
+        if not paired:
+            return {}
         scalars = {}
         for term, floors in (("mse", self.mse), ("bce", self.bce)):
             variants = [name for name in means if name == term or name.startswith(f"{term}_")]
-            if variants:
+            has_floor = term == "bce" or told is not Told.IMAGE
+            if variants and has_floor:
                 scalars[f"{term}_floor"] = floors[told]
+            if variants and term == "mse" and told is not Told.NOTHING:
+                scalars["mse_mean_image"] = self.mse[Told.NOTHING]
             for name in variants:
-                scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[told]
+                if has_floor:
+                    scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[told]
                 explained = self.explained_variance(means[name]) if term == "mse" else None
                 if explained is not None:
                     scalars[f"explained_variance{name.removeprefix(term)}"] = explained
-        if told is Told.IMAGE and self.pca_mse is not None and "mse_floor" in scalars:
+        if told is Told.IMAGE and self.pca_mse is not None and "mse_mean_image" in scalars:
             scalars["mse_pca"] = self.pca_mse
         return scalars
 
     def verdict(self, mse: float, told: Told) -> str:
-        """What an MSE means, in plain words."""
+        """What the MSE of a trained model means, in plain words."""
         explained = self.explained_variance(mse)
         if explained is None:
             return "there is nothing to explain: all images are the mean image"
         if told is not Told.IMAGE:
             above = mse / self.mse[told] - 1 if self.mse[told] > 0 else math.inf
             if above < -_ON_THE_FLOOR:
-                return f"below the floor of what it is told ({told}) by {_percent(-above)}: does it see more than that?"
+                return f"{self.position(mse, told)}: does the decoder see more than it is told ({told})?"
             if above <= _ON_THE_FLOOR:
-                return f"collapsed to the {_OPTIMA[told]}: {_relative(above)} its floor"
+                return f"collapsed to the {FLOOR_NAMES[told]}: {self.position(mse, told)}"
         if explained <= 0:
-            return f"no better than the mean image: {_relative(-explained)} its floor"
+            return f"no better than the mean image: {self.position(mse, Told.IMAGE if told is Told.LABEL else told)}"
         if explained <= _ON_THE_FLOOR:
             return f"hardly better than the mean image: explains {_percent(explained)} of the variance"
         if told is not Told.IMAGE:
-            return f"not at the {_OPTIMA[told]} yet: {_relative(above)} its floor"
-        words = f"tells images apart: explains {_percent(explained)} of the variance"
+            return f"not at the {FLOOR_NAMES[told]} yet: {self.position(mse, told)}"
+        words = f"tells images apart: explains {_percent(explained)} of the variance (the mean image: 0 %)"
         if self.pca_mse:
             words += f"; its MSE is {mse / self.pca_mse:.2f} times that of PCA with {self.components} components"
         return words
 
+    def position(self, mse: float, told: Told) -> str:
+        """Where an MSE is: above or below its floor or, where the decoder is told the image, the mean image's MSE."""
+        of, reference = "MSE" if told is Told.IMAGE else "floor", told
+        if told is Told.IMAGE:
+            reference = Told.NOTHING
+        owner = "the mean image's" if reference is Told.NOTHING else "the class means'"
+        if self.mse[reference] <= 0:
+            return f"{owner} {of} is 0"
+        above = mse / self.mse[reference] - 1
+        return f"{_percent(abs(above))} {'above' if above >= 0 else 'below'} {owner} {of}"
+
 
 _ON_THE_FLOOR = 0.05  # share of a floor within which a model counts as sitting on it
-_OPTIMA = {Told.NOTHING: "mean image", Told.LABEL: "class means"}
+FLOOR_NAMES = {Told.NOTHING: "mean image", Told.LABEL: "class means", Told.IMAGE: "pixels' entropy"}
+"""Whose loss a floor is. A decoder that is told the image has one of its BCE only."""
 
 
-def _relative(above: float) -> str:
-    return f"{_percent(abs(above))} {'above' if above >= 0 else 'below'}"
+def is_baseline(name: str) -> bool:
+    """Whether a scalar such as `val/mse_pca` is what another one's loss is to be compared with."""
+    return name.endswith(("_pca", "_mean_image"))
 
 
 def _percent(share: float) -> str:
@@ -275,12 +310,12 @@ def _times_covariance(images: Images, mean: Tensor, basis: Tensor, rank: int, pr
     return reduce(product)
 
 
-def _blocks(images: Images, rank: int, processes: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(images: Images, rank: int, processes: int, share: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Pixels (B, D), uint8, and labels (B,) of this process's share."""
     n = len(images.labels)
     if n == 0:
         raise UserError("A split without images has no floors: it needs at least one image.")
-    parts = torch.arange(rank, n, processes).split(_BLOCK)
+    parts = (torch.arange(rank, n, processes) if share is None else share).split(_BLOCK)
     for part, pixels in zip(parts, images.stream(parts), strict=True):
         if pixels.dtype != torch.uint8:
             raise UserError(f"Floors are computed from 8-bit pixels, but this data set streams {pixels.dtype}.")

@@ -81,6 +81,7 @@ def check_paradigm(paradigm_class: type[Paradigm], folder: Path, **init_args: An
     batch = next(iter(data.val_dataloader()))
     paradigm = make()
     assert paradigm.told in Told, f"{paradigm_class.__name__}.told must be one of {list(Told)}"
+    assert paradigm.paired in (True, False), f"{paradigm_class.__name__}.paired must be True or False"
     assert paradigm.latent_dim > 0, f"{paradigm_class.__name__}.latent_dim must be set"
     _check_losses(paradigm, batch)
     _check_gradients(paradigm, next(iter(data.train_dataloader())))
@@ -159,7 +160,7 @@ def _check_losses(paradigm: Paradigm, batch: Batch) -> None:
         assert torch.allclose(value, one_by_one, rtol=1e-3, atol=1e-3), (
             f"{name}: `{key}` of an image depends on the batch it is in; sum over pixels, not over images"
         )
-    assert outputs, f"{name}.losses gives no `logits`, so it can't be measured"
+    assert outputs or not paradigm.paired, f"{name}.losses gives no `logits`, so it can't be measured"
     for suffix, logits in outputs.items():
         assert logits.shape == batch.x.shape, f"{name}: `logits{suffix}` has the shape {tuple(logits.shape)}"
 

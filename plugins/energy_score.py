@@ -32,7 +32,8 @@ class EnergyScore(Paradigm):
         UserError: K is below 2, or a size is not positive.
     """
 
-    told = Told.IMAGE
+    told = Told.IMAGE  # of its samples, that which is measured is chosen by the image
+    paired = False
 
     def __init__(
         self,

@@ -141,26 +141,6 @@ def test_pixels_that_are_no_bytes_are_refused() -> None:
         Moments.of(images)
 
 
-@pytest.mark.parametrize(
-    ("mse", "told", "words"),
-    [
-        (1.003, Told.NOTHING, "collapsed to the mean image: 0.3 % above its floor"),
-        (0.998, Told.NOTHING, "collapsed to the mean image: 0.2 % below its floor"),
-        (0.5, Told.NOTHING, "below the floor of what it is told (nothing) by 50.0 %"),
-        (1.2, Told.NOTHING, "no better than the mean image: 20.0 % above"),
-        (0.606, Told.LABEL, "collapsed to the class means: 1.0 % above its floor"),
-        (0.8, Told.LABEL, "not at the class means yet: 33.3 % above its floor"),
-        (1.1, Told.LABEL, "no better than the mean image: 10.0 % above"),
-        (1.01, Told.IMAGE, "no better than the mean image: 1.0 % above"),
-        (0.97, Told.IMAGE, "hardly better than the mean image: explains 3.0 % of the variance"),
-        (0.15, Told.IMAGE, "explains 85.0 % of the variance; its MSE is 0.75 times that of PCA with 8 components"),
-    ],
-)
-def test_verdicts_in_plain_words(mse: float, told: Told, words: str) -> None:
-    units = {Told.NOTHING: 1.0, Told.LABEL: 0.6, Told.IMAGE: 0.0}
-    assert words in Floors(units, units, pca_mse=0.2, components=8).verdict(mse, told)
-
-
 def test_what_stands_beside_a_metric() -> None:
     split = Moments.of(Digits().splits["val"])
     found = Floors.of(Moments.of(Digits().splits["train"]), split)

@@ -20,7 +20,10 @@ def _chart(term: str) -> list[Any]:
 
 def _floor_chart(stage: str, term: str) -> list[Any]:
     names = [f"{term}{variant}" for variant in _VARIANTS] + [f"{term}_gap{variant}" for variant in _VARIANTS]
-    return ["Multiline", [f"{stage}/{name}$" for name in [*names, f"{term}_floor", f"{term}_pca"]]]
+    return [
+        "Multiline",
+        [f"{stage}/{name}$" for name in [*names, *(f"{term}_{other}" for other in ("floor", "mean_image", "pca"))]],
+    ]
 
 
 LAYOUT = {

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from encdec.callbacks.images import tensorboard_writers
-from encdec.callbacks.terminal import UNITS, print_verdicts, stands_beside
+from encdec.callbacks.terminal import UNITS, print_verdicts
+from encdec.callbacks.verdicts import reference, stands_beside
 from encdec.compare import FORMAT
 from encdec.data import DataModule, Images
 from encdec.data.base import fingerprint
@@ -108,7 +109,10 @@ class Evaluate(pl.Callback):
             codes, space = self._run(trainer, view, data, processes, self.figures, prints["train"])
         if trainer.is_global_zero:
             _print_table(self.figures)
-            print_verdicts(trainer, "test", {name: value.item() for name, value in trainer.callback_metrics.items()})
+            measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            if "sample_variance" in self.figures.values:
+                measured["test/sample_variance"] = self.figures.values["sample_variance"].value
+            print_verdicts(trainer, "test", measured, pl_module.loaded_step, samples=self.num_samples)
             found = _provenance(trainer, pl_module, data, prints, run)
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             figures = report.figures_as_dict(self.figures)
@@ -231,16 +235,10 @@ def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> Non
     """The means over the split that Lightning's test loop has logged, with their floors."""
     means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in means.items():
-        term = name.removeprefix("test/").partition("_")[0]
-        floor = means.get(f"test/{term}_floor") if term in ("mse", "bce") else None
-        floor = None if stands_beside(name) or name.endswith("_pca") else floor
-        figures.add(
-            name.removeprefix("test/"),
-            value,
-            UNITS.get(term, "per image"),
-            reference=floor,
-            reference_name=f"floor, told {paradigm.told}" if floor is not None else "",
-        )
+        beside = reference(name, means, paradigm.told)
+        short = name.removeprefix("test/")
+        unit = UNITS.get(short.partition("_")[0], "per image")
+        figures.add(short, value, unit, reference=beside and beside[0], reference_name=beside[1] if beside else "")
 
 
 def _processes(trainer: pl.Trainer) -> Processes:

@@ -8,12 +8,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
 from encdec.callbacks.run import run_folder
+from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
 from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 from encdec.runs import short
 from encdec.tables import print_table
 from encdec.text import printable
+from encdec.types import Told
 
 UNITS = {
     "mse": "per pixel",
@@ -23,6 +25,7 @@ UNITS = {
     "nll": "nats per image",
     "loss": "per image",
     "explained": "share",
+    "sample": "share of the data's variance",
 }
 """Unit of each scalar, by the first word of its name."""
 
@@ -98,8 +101,8 @@ def report_fit(trainer: pl.Trainer) -> None:
     if kept is None or not kept.last_model_path:
         values = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if values:
-            _print_metrics({f"last (epoch {trainer.current_epoch})": values})
-            print_verdicts(trainer, "val", values, "last: ")
+            _print_metrics(trainer, {f"last (epoch {trainer.current_epoch})": values})
+            print_verdicts(trainer, "val", values, trainer.global_step, "last: ")
         _print(f"nothing was saved: {_why_nothing(trainer)}")
         return
     paths = {"best": kept.best_model_path, "last": kept.last_model_path}
@@ -108,10 +111,10 @@ def report_fit(trainer: pl.Trainer) -> None:
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
     columns = {f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()}
-    _print_metrics(columns)
+    _print_metrics(trainer, columns)
     for name in ("best", "last"):
         if name in contents and not (name == "last" and epochs.get("best") == epochs["last"]):
-            print_verdicts(trainer, "val", contents[name][METRICS_KEY], f"{name}: ")
+            print_verdicts(trainer, "val", contents[name][METRICS_KEY], contents[name]["global_step"], f"{name}: ")
     for name, path in files.items():
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
@@ -154,49 +157,45 @@ def report_nothing_written(trainer: pl.Trainer) -> None:
 
 
 def report_split(trainer: pl.Trainer, stage: str) -> None:
-    """Print the means over a split, of `validate` or `test`."""
+    """Print the means over the images that `validate` or `test` has measured."""
     if trainer.is_global_zero:
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         values = {name: value for name, value in values.items() if name.startswith(f"{stage}/")}
-        _print_metrics({"mean over the split": values})
-        print_verdicts(trainer, stage, values)
+        _print_metrics(trainer, {"mean over images": values})
+        model = trainer.lightning_module
+        print_verdicts(trainer, stage, values, model.loaded_step if isinstance(model, Paradigm) else 0)
 
 
-def _print_metrics(columns: dict[str, dict[str, float]]) -> None:
+def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) -> None:
     """One row for each metric, with its floor."""
+    model = trainer.lightning_module
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
-    first = next(iter(columns.values()))  # floors are the same in all columns
-    floors = {name: None if name.endswith("_pca") else first.get(_floor_of(name)) for name in names}
-    with_floors = any(floor is not None for floor in floors.values())
-    rows = [["", *columns, *["floor"] * with_floors, "unit"]]
+    floors = {name: _floor(name, columns, model.told) for name in names} if isinstance(model, Paradigm) else {}
+    heading = next((heading for _, heading in filter(None, floors.values())), None)
+    with_floors = heading is not None
+    rows = [["", *columns, *[heading or ""] * with_floors, "unit"]]
     for name in names:
         if not stands_beside(name):
-            numbers = [metrics.get(name) for metrics in columns.values()] + [floors[name]] * with_floors
-            rows.append([printable(name), *map(_number, numbers), UNITS.get(_term(name), "")])
+            floor = floors.get(name)
+            numbers = [metrics.get(name) for metrics in columns.values()]
+            numbers += [None if floor is None else floor[0]] * with_floors
+            rows.append([printable(name), *map(_number, numbers), UNITS.get(term(name), "")])
     print_table(rows, text=(len(rows[0]) - 1, 0))
 
 
-def _term(name: str) -> str:
-    """The first word of a scalar's name: val/mse_zeros -> mse."""
-    return name.partition("/")[2].partition("_")[0]
+def _floor(name: str, columns: dict[str, dict[str, float]], told: Told) -> tuple[float, str] | None:
+    """The floor of a scalar and its name, where it is the same in all columns: a resumed run may measure others."""
+    found = {reference(name, metrics, told) for metrics in columns.values() if name in metrics}
+    one = found.pop() if len(found) == 1 else None
+    return one if one is not None and "floor" in one[1] else None
 
 
-def _floor_of(name: str) -> str:
-    return f"{name.partition('/')[0]}/{_term(name)}_floor"
-
-
-def stands_beside(name: str) -> bool:
-    """Whether a scalar is shown in the row of another."""
-    return name.endswith("_floor") or any(f"{term}_gap" in name for term in ("mse", "bce"))
-
-
-def print_verdicts(trainer: pl.Trainer, stage: str, metrics: dict[str, float], of: str = "") -> None:
-    """What the MSE means, in a sentence for each of its variants."""
-    model = trainer.lightning_module
-    if isinstance(model, Paradigm) and stage in model.floors:
-        for name, value in metrics.items():
-            if _term(name) == "mse" and not stands_beside(name) and not name.endswith("_pca"):
-                _print(f"{of}{name} – {model.floors[stage].verdict(value, model.told)}")
+def print_verdicts(
+    trainer: pl.Trainer, stage: str, metrics: dict[str, float], step: int, of: str = "", samples: int = SAMPLES
+) -> None:
+    """Print what the measured values mean. For the arguments see `verdicts`; `of` stands before each sentence."""
+    for sentence in verdicts(trainer, stage, metrics, step, samples):
+        _print(f"{of}{sentence}")
 
 
 def _number(value: float | None) -> str:

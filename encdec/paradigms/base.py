@@ -67,6 +67,8 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
 
     told: Told
     """What the decoder learns about the image it is asked for."""
+    paired: bool = True
+    """Whether `loss` compares each image with an output of its own; if not, an MSE has no floor to stand beside."""
     latent_dim: int
     """Size of the latent code z."""
 
@@ -101,8 +103,8 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         """The objective's terms for each image of a batch.
 
         `loss`, (B,), is minimised (its mean over images); other (B,) values are logged under their names.
-        `logits`, (B, C, H, W), is the output that was compared with `batch.x`: it is measured as `mse` and `bce`
-        and shown in the image grids. A second output `logits_NAME` is measured as `mse_NAME` and `bce_NAME`.
+        `logits`, (B, C, H, W), is the output that was compared with `batch.x` (none need be if not `paired`): it is
+        measured as `mse` and `bce`, and drawn. A second output `logits_NAME` is measured as `mse_NAME` and `bce_NAME`.
         """
 
     @abstractmethod
@@ -165,8 +167,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         if not self.training:
             return normal(self.seed, -self._step_noise.draws, index, dim).to(self.code_dtype)
         rank, processes = self._rank_and_processes()
-        noise = self._fresh(len(index) * processes, dim, index.device)
-        return noise if processes == 1 else noise[rank::processes]
+        return self._fresh(len(index) * processes, dim, index.device)[rank::processes]
 
     @final
     def shared_noise(self, count: int, dim: int) -> Tensor:
@@ -423,11 +424,10 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         return total
 
     def _require_finite(self, means: dict[str, Tensor], stage: str, where: str) -> None:
-        names = [name for name, value in means.items() if not math.isfinite(value.item())]
+        names = sorted((name for name, value in means.items() if not math.isfinite(value.item())), key="loss".__eq__)
         if not names:
             return
-        name = next((name for name in names if name != "loss"), "loss")  # the term that made the loss what it is
-        found = f"{type(self).__name__}: the {stage} {name} is {means[name].item()}"
+        found = f"{type(self).__name__}: the {stage} {names[0]} is {means[names[0]].item()}"  # what made the loss so
         if self.trainer.state.fn != TrainerFn.FITTING:
             raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
         raise UserError(
@@ -462,7 +462,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         return values
 
     def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
-        return self.floors[stage].beside(means, self.told) if stage in self.floors else {}
+        return self.floors[stage].beside(means, self.told, self.paired) if stage in self.floors else {}
 
 
 def digits_depend_on() -> dict[str, str | int]:

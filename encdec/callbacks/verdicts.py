@@ -1,0 +1,91 @@
+"""What is measured, in words: how many samples differ, and what an MSE means."""
+
+import lightning.pytorch as pl
+
+from encdec.data import DataModule
+from encdec.floors import FLOOR_NAMES, is_baseline
+from encdec.paradigms import Paradigm
+from encdec.types import Told
+
+SAMPLES = 1_000
+"""How many samples `val/sample_variance` is of."""
+_FEW_STEPS = 100
+_ALIKE = 0.05  # share of the data's variance below which samples count as one picture
+
+
+def term(name: str) -> str:
+    """The first word of a scalar's name: val/mse_zeros -> mse."""
+    return name.partition("/")[2].partition("_")[0]
+
+
+def stands_beside(name: str) -> bool:
+    """Whether a scalar is shown in the row of another."""
+    return name.endswith("_floor") or any(f"{term}_gap" in name for term in ("mse", "bce"))
+
+
+def is_measured_against(name: str, kind: str) -> bool:
+    """Whether a scalar is an output's `mse` or `bce` (`kind`), and not a floor or a baseline."""
+    return term(name) == kind and not stands_beside(name) and not is_baseline(name)
+
+
+def reference(name: str, metrics: dict[str, float], told: Told) -> tuple[float, str] | None:
+    """What a scalar is to be compared with, and what that is; None for most."""
+    stage, kind = name.partition("/")[0], term(name)
+    if kind not in ("mse", "bce") or not is_measured_against(name, kind):
+        return None
+    floor, mean_image = metrics.get(f"{stage}/{kind}_floor"), metrics.get(f"{stage}/{kind}_mean_image")
+    if kind == "mse" and told is Told.IMAGE:
+        return None if mean_image is None else (mean_image, FLOOR_NAMES[Told.NOTHING])
+    return None if floor is None else (floor, f"floor ({FLOOR_NAMES[told]})")
+
+
+def verdicts(
+    trainer: pl.Trainer, stage: str, metrics: dict[str, float], step: int, samples: int = SAMPLES
+) -> list[str]:
+    """A sentence for each MSE that has a floor or a baseline, or for the samples of what pairs nothing with an image.
+
+    Args:
+        trainer: with the model that was measured.
+        stage: `val` or `test`.
+        metrics: what was measured, by name.
+        step: steps that the model was trained for.
+        samples: how many samples the variance is of.
+    """
+    model = trainer.lightning_module
+    if not isinstance(model, Paradigm):
+        return []
+    begun = _hardly_begun(trainer, step)
+    if not model.paired:
+        name = f"{stage}/sample_variance"
+        return [f"{name} – {begun}{_diversity(metrics[name], samples, bool(begun))}"] if name in metrics else []
+    floors = model.floors.get(stage)
+    # the floors are those of this run; a checkpoint may be from one that measured other images
+    before = metrics.get(f"{stage}/mse_floor", metrics.get(f"{stage}/mse_mean_image"))
+    if floors is None or before is None:
+        return []
+    now = floors.mse[Told.NOTHING if model.told is Told.IMAGE else model.told]
+    if abs(before - now) > 1e-5 * now:
+        return []
+    if floors.mse[Told.NOTHING] <= 0:  # there is nothing to learn, however long
+        begun = ""
+    say = floors.position if begun else floors.verdict
+    measured = {name: value for name, value in metrics.items() if is_measured_against(name, "mse")}
+    return [f"{name} – {begun}{say(value, model.told)}" for name, value in measured.items()]
+
+
+def _hardly_begun(trainer: pl.Trainer, step: int) -> str:
+    """Says so, where it is too early to judge: after less than an epoch, or after few steps."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, DataModule):
+        return ""
+    images_of_a_step = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    if step >= _FEW_STEPS and step * images_of_a_step >= data.num_train:
+        return ""
+    return f"hardly trained yet ({step:,} {'step' if step == 1 else 'steps'}): "
+
+
+def _diversity(share: float, samples: int, early: bool) -> str:
+    words = f"{samples:,} samples have {100 * share:.1f} % of the data's variance"
+    if share < _ALIKE and not early:
+        words = f"collapsed: {words}"
+    return f"{words}; no output is paired with an image, so an MSE has no floor"
