@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
 from encdec import runs, trust
 from encdec.checkpoints import require_file
+from encdec.files import expanded
 from encdec.types import UserError
 
 register_type(torch.device)  # a setting of callbacks that average weights, which a run's config saves
@@ -21,10 +23,21 @@ def prepared(args: list[str]) -> list[str]:
     Raises:
         UserError: a config is not YAML with settings by their names, or a checkpoint is not there.
     """
+    args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
     for config in _flag_values(args, "--config", "-c"):
         if Path(config).is_file():  # if not, the parser says so
             _check_config(config)
     return _with_config_of_run(args)
+
+
+def at_home(value: Any) -> Any:
+    """Settings in which each text that is `~` or begins with `~/`, at any depth, is a path in the home folder."""
+    if isinstance(value, str):
+        return expanded(value) if value == "~" or value.startswith("~/") else value
+    if isinstance(value, dict | Namespace):
+        for key, inner in list(value.items()):
+            value[key] = at_home(inner)
+    return [at_home(inner) for inner in value] if isinstance(value, list) else value
 
 
 def check_trainer(config: Any) -> None:
@@ -66,6 +79,12 @@ def checked_seed(seed: bool | int) -> int:
     if not 0 <= seed < 2**32:
         raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
     return seed
+
+
+def _parts(arg: str) -> tuple[str, str, str]:
+    """`--flag=` of `--flag=value`, or nothing, and the value."""
+    flag, equals, value = arg.partition("=")
+    return (flag, equals, value) if equals and flag.startswith("-") else ("", "", arg)
 
 
 def _flag_values(args: list[str], *flags: str) -> list[str]:

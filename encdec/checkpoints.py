@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from encdec import __version__, plugins, trust
-from encdec.files import written_whole
+from encdec.files import expanded, written_whole
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import CURVE_KEY, FORMAT, WRITTEN_BY_KEY
 from encdec.types import UserError
@@ -70,6 +70,7 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         UserError: there is no such file, or it is damaged, foreign, from a newer encdec, or holds more than weights
             and plain values.
     """
+    path = expanded(path)
     require_file(path)
     exported = _verify(path)
     try:

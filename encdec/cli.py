@@ -133,7 +133,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
-        config = self.config[self.config.subcommand]
+        config = arguments.at_home(self.config[self.config.subcommand])
         arguments.check_trainer(config.trainer)
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)

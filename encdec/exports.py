@@ -13,7 +13,7 @@ from encdec import __version__
 from encdec.checkpoints import METADATA_KEY, digest, paradigm_class, read_back, read_checkpoint
 from encdec.commands import COMMANDS
 from encdec.compare import Parser
-from encdec.files import written_whole
+from encdec.files import expanded, written_whole
 from encdec.paradigms.base import FORMAT
 from encdec.types import UserError
 
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
 
 def export_checkpoint(checkpoint: str | PathLike[str], file: str | PathLike[str] | None = None) -> Path:
     """See `encdec.export`."""
-    target = Path(checkpoint).with_suffix(ENDING) if file is None else Path(file)
+    target = Path(expanded(checkpoint)).with_suffix(ENDING) if file is None else Path(expanded(file))
     if target.suffix != ENDING:
         raise UserError(f"{target} would hold safetensors: give it a name that ends with {ENDING}.", 2)
     contents = read_checkpoint(checkpoint)

@@ -103,17 +103,18 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def expanded(path: str) -> str:
+def expanded(path: str | os.PathLike[str]) -> str:
     """A path in which a leading `~` is the home folder, as a shell would have it.
 
     Raises:
         UserError: it names a home folder that there is none of; a folder called `~` would be made otherwise.
     """
-    full = os.path.expanduser(path)
-    if full == path and path.startswith("~"):
+    given = os.fspath(path)
+    full = os.path.expanduser(given)
+    if full.startswith("~"):
         raise UserError(
-            f"{path!r} begins with a home folder that this machine does not know: give the path in full, or "
-            f"'./{path}' for a file of that name.",
+            f"{given!r} begins with a home folder that this machine does not know: give the path in full, or "
+            f"'./{given}' for a file of that name.",
             2,
         )
     return full

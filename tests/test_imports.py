@@ -12,7 +12,7 @@ LAYERS = {
     "commands": 0,
     "copyable": 0,
     "text": 0,
-    "compare": 1,
+    "compare": 2,
     "tables": 1,
     "files": 1,
     "kernels": 0,

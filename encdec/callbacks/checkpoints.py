@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from encdec.callbacks.images import tensorboard_writers
+from encdec.files import expanded
 from encdec.runs import ENDED_KEY
 from encdec.types import UserError
 
@@ -46,6 +47,7 @@ class BestAndLast(ModelCheckpoint):
     ) -> None:
         if not seconds_between >= 0:
             raise UserError(f"checkpoint.seconds_between is {seconds_between}, but a time is 0 or more.", 2)
+        dirpath = None if dirpath is None else expanded(dirpath)
         super().__init__(
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )

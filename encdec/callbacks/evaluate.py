@@ -28,6 +28,7 @@ from encdec.evaluation.latent import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.evaluation.samples import evaluate_samples
+from encdec.files import expanded
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
@@ -161,7 +162,7 @@ class Evaluate(pl.Callback):
     def _space(
         self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, train: str, stage: Stage
     ) -> FeatureSpace:
-        folder = Path(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
+        folder = Path(expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")))
         advance = stage("feature space")
         splits = data.splits["train"], data.splits["test"]
         return find_space(self.feature_space, *splits, folder, train, view.device, processes, advance)

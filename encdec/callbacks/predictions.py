@@ -15,7 +15,7 @@ from encdec.callbacks.images import fixed_noise
 from encdec.commands import say
 from encdec.evaluation.base import block_size
 from encdec.evaluation.pictures import strip_codes
-from encdec.files import claimed, fault_of
+from encdec.files import claimed, expanded, fault_of
 from encdec.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.pictures import as_png, comparison, drawing, enlarge, grid, sample_labels
@@ -63,7 +63,7 @@ class WritePredictions(pl.Callback):
             UserError: it can't be made, or another process writes its predictions into it.
         """
         self.written = []
-        folder = self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions")
+        folder = expanded(self.output_dir or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
         self._folder = Path(short(folder))
         self._parts = self._folder / ".predict.tmp"
         if trainer.is_global_zero:

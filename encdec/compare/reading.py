@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from encdec.files import expanded
 from encdec.text import printable
 from encdec.types import UserError
 
@@ -38,7 +39,7 @@ def find(paths: Iterable[str], checkpoint: str | None) -> list[Path]:
         UserError: a path does not exist, or there is no such report below it.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, map(expanded, paths)):
         try:
             below = [path] if not path.is_dir() and os.path.lexists(path) else _below(path, checkpoint)
         except OSError as error:
