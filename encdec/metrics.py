@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from encdec import losses
+from encdec.types import UserError
 
 
 def mse(logits: Tensor, x: Tensor) -> Tensor:
@@ -38,10 +39,25 @@ class RunningMeans:
         self._waiting: list[list[Tensor]] = []  # the terms of batches of equal size, each (B,)
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
-        """Add a batch: every term is (B,), and the names are the same at every update."""
-        self._names = list(terms)
-        values = [term.detach() for term in terms.values()]
-        waiting = self._waiting
+        """Add a batch: every term is (B,), and the names are the same at every update.
+
+        Raises:
+            UserError: they are not, so that values of different terms would be averaged.
+        """
+        names = self._names or list(terms)
+        if terms.keys() != set(names):
+            raise UserError(
+                f"The terms of a batch are {', '.join(terms)}, but those of the batches before are {', '.join(names)}: "
+                "`losses` must give the same terms for every batch."
+            )
+        values = [terms[name].detach() for name in names]
+        shapes = {value.shape for value in values}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+            shown = ", ".join(f"{name} {tuple(terms[name].shape)}" for name in names)
+            raise UserError(
+                f"The terms of a batch have the shapes {shown}: `losses` must give one number for each image, (B,)."
+            )
+        self._names, waiting = names, self._waiting
         if len(waiting) == self._AT_MOST or (waiting and waiting[0][0].shape != values[0].shape):
             self._sum_up()
         self._waiting.append(values)
