@@ -41,6 +41,7 @@ from encdec.callbacks import (
 from encdec.commands import COMMANDS, answer, fail, say
 from encdec.data import DataModule
 from encdec.data.identity import PresentData, identity_in
+from encdec.files import disk_is_full
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
@@ -402,6 +403,9 @@ def main(args: Sequence[str] | None = None) -> None:
         user_error = _user_error(error)
         if user_error is not None:
             _fail(str(user_error), user_error.exit_code)
+        if isinstance(error, OSError) and disk_is_full(error):  # while TensorBoard writes, for example
+            what = error.filename or "A file of the run"
+            _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
         if isinstance(error, MisconfigurationException | OSError):
             _fail(" ".join(str(error).split()), 1)
         if signals.is_lost_process(error):

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and the paths that lead to them."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,12 @@ def written_whole(path: Path, check: Callable[[Path], None] | None = None) -> It
                 temporary.unlink(missing_ok=True)
                 raise
     _fsync(path.parent)
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether an error says that there is no room for more, on the disk or within a quota."""
+    names = ("ENOSPC", "EDQUOT", "EFBIG")  # Windows lacks some
+    return error.errno in {getattr(errno, name, None) for name in names} - {None}
 
 
 @contextmanager

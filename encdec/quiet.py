@@ -1,6 +1,7 @@
 """Silences what a user can do nothing about, at its source, so that what is left deserves to be read."""
 
 import logging
+import threading
 import warnings
 
 _LOGGERS = (
@@ -49,8 +50,22 @@ class _Filter(logging.Filter):
 _FILTER = _Filter()
 
 
+class _ThreadHook:
+    """Leaves out the traceback of TensorBoard's thread on a full disk: the next write raises the same error."""
+
+    def __init__(self) -> None:
+        self._before = threading.excepthook
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(args.exc_value, OSError)):
+            self._before(args)
+
+
 def install() -> None:
     """Install the filters; calling it again changes nothing."""
+    if not isinstance(threading.excepthook, _ThreadHook):
+        threading.excepthook = _ThreadHook()
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
     for message in _WARNINGS:

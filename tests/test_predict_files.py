@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from encdec.callbacks import predictions
 from encdec.files import claimed, written_whole
 from encdec.types import UserError
 
@@ -178,7 +179,34 @@ def test_a_file_where_the_folder_would_be_is_a_sentence(cli: RunCLI, run: Path, 
     assert Path("taken").read_text() == "a file"
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_disk_that_is_full_for_tensorboard_is_one_sentence(command: str, run: Path) -> None:
+    if command == "fit":
+        small = ("--config", "configs/decoder.yaml", "--model.decoder.hidden=[4]")  # checkpoints of 30 kB
+        code, output = killing.run(run.parents[3], "fit", *small, "--trainer.max_epochs=2", largest_file=40_000)
+    else:
+        few = ("--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.code_steps=1")
+        code, output = killing.run(run.parents[3], "test", CHECKPOINT, *few, largest_file=30_000)
+        assert "last.evaluation.json and last.evaluation.csv: these figures" in output, "the numbers are not lost"
+        assert (run.parent / "checkpoints" / "last.evaluation.json").is_file()
+    assert "Traceback" not in output
+    assert "File too large" in output
+    said = [line for line in output.splitlines() if line.startswith("encdec: ")]
+    if command == "fit":
+        assert code == 1
+        assert said == ["encdec: error: A file of the run can't be written (File too large); what was saved before is "
+                        "still there. Make room."]  # fmt: skip
+
+
 # ---------------------------------------------------------------------- one file, written whole
+
+
+def test_a_file_of_another_process_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.arange(7 * 3, dtype=torch.float32).reshape(7, 3)
+    parts = [{"x": rows[rank::3].clone()} for rank in range(3)]
+    for block in (1, 2, 100):
+        monkeypatch.setattr(predictions, "block_size", lambda _, block=block: block)
+        assert torch.equal(predictions._interleaved(parts, tmp_path / "whole")["x"], rows)
 
 
 def test_two_writers_of_one_file_take_turns(tmp_path: Path) -> None:
