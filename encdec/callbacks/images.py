@@ -60,8 +60,8 @@ class ImageGrids(pl.Callback):
             return
         first = Batch(*(values[: self.num_images] for values in batch))
         with torch.no_grad(), trainer.precision_plugin.forward_context():
+            outputs = pl_module.outputs(first)[1]  # where that fails, so does the validation
             with drawing("images/outputs"):
-                outputs = pl_module.outputs(first)[1]
                 rows = [first.x.float(), *map(pixel_means, outputs.values())]
                 self._drawn["images/outputs"] = enlarge(comparison(rows, columns=8))
             with drawing("images/samples"):
