@@ -207,6 +207,8 @@ class CLI(LightningCLI):
             checkpoints.check_fits(self.model, contents, path)
             if self._differing:
                 say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
+        if self._command == "fit":
+            self.model.configure_optimizers()  # what it refuses is refused before the run has a folder
         mode = self.config[self.config.subcommand].compile
         if mode is not None and self._command == "fit":
             for network in self.model.children():

@@ -218,7 +218,6 @@ class EpochLoop(_TrainingEpochLoop):
             and module.automatic_optimization
             and not any(is_overridden(hook, module) for hook in _STEP)
             and type(trainer.optimizers[0]).zero_grad is torch.optim.Optimizer.zero_grad
-            and not isinstance(trainer.optimizers[0], torch.optim.LBFGS)  # it calls the step itself, many times
             and type(strategy) in (SingleDeviceStrategy, DDPStrategy)
             and getattr(strategy, "_model_averager", None) is None
             and type(precision) in (Precision, MixedPrecision, DoublePrecision, HalfPrecision)

@@ -20,6 +20,7 @@ LAYERS = {
     "optimizers": 1,
     "networks": 1,
     "quiet": 1,
+    "schedules": 1,
     "observations": 2,
     "metrics": 2,
     "pictures": 2,

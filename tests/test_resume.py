@@ -45,7 +45,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     "StepLR": ((*SCHEDULER, "StepLR", "--model.lr_scheduler.step_size=1", "--model.lr_scheduler.gamma=0.5"),
                "a step", 70),
     "OneCycleLR": ((*SCHEDULER, "OneCycleLR", "--model.lr_scheduler.max_lr=0.01",
-                    "--model.lr_scheduler.total_steps=5"), "a validation", 3),
+                    "--model.lr_scheduler.total_steps=88"), "a step", 40),
     "ReduceLROnPlateau": ((*SCHEDULER, "lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/kl",
                            "--model.lr_scheduler.patience=0"), "a step", 70),
     "SGD with momentum": (("--config=configs/ae.yaml", "--model.optimizer=SGD", "--model.optimizer.lr=0.01",

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
+from encdec import schedules
 from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
 from encdec.callbacks.run import run_folder
 from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
@@ -78,7 +79,7 @@ class Progress(RichProgressBar):
 
 
 class Header(pl.Callback):
-    """Says in one line what is trained on what."""
+    """Says in one line what is trained on what, and in another how the learning rate changes."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print it."""
@@ -91,6 +92,12 @@ class Header(pl.Callback):
             f"{data.num_train:,} images of {'×'.join(map(str, data.image_shape))} to train, "
             f"{len(data.splits['val'].labels):,} to validate; {_devices(trainer)}; seed {data.seed}"
         )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print how the learning rate changes, if it does."""
+        if trainer.is_global_zero:
+            for line in schedules.described(trainer):
+                _print(line)
 
 
 def report_fit(trainer: pl.Trainer) -> None:

@@ -203,6 +203,7 @@ class Loader:
         seed: of the order.
         cursor: for training, where to go on; None for evaluation, which goes once through the split in order.
         device: where batches are delivered; pixels travel as uint8 and are converted there.
+        shuffle: for training, whether the images are permuted; if not, every epoch has them in their order.
 
     Raises:
         UserError: there are fewer images than processes.
@@ -217,6 +218,7 @@ class Loader:
         seed: int = 0,
         cursor: Cursor | None = None,
         device: torch.device = _CPU,
+        shuffle: bool = True,
     ) -> None:
         if len(images.labels) < processes:
             raise UserError(
@@ -225,7 +227,7 @@ class Loader:
             )
         self.images, self.device = images.resident(device), device
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
-        self.seed, self.cursor = seed, cursor
+        self.seed, self.cursor, self.shuffle = seed, cursor, shuffle
 
     def __len__(self) -> int:
         n = len(self.images.labels)
@@ -256,7 +258,8 @@ class Loader:
     def _epoch(self, epoch: int) -> list[Tensor]:
         n = len(self.images.labels)
         generator = torch.Generator().manual_seed(step_seed(self.seed, epoch))
-        order = torch.randperm(n, generator=generator)[: n - n % self.processes].to(self.images.labels.device)
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        order = order[: n - n % self.processes].to(self.images.labels.device)
         return [batch[self.rank :: self.processes] for batch in order.split(self.batch_size * self.processes)]
 
     def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
@@ -358,8 +361,9 @@ class DataModule(pl.LightningDataModule, ABC):
         return len(self.splits["train"].labels)
 
     def train_dataloader(self) -> Loader:
-        """Batches of the training split."""
-        return self._loader("train", seed=self.seed, cursor=self._cursor)
+        """Batches of the training split; with the trainer's `overfit_batches` the same ones in every epoch."""
+        overfits = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        return self._loader("train", seed=self.seed, cursor=self._cursor, shuffle=not overfits)
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split."""

@@ -2,11 +2,10 @@
 
 import functools
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning.pytorch as pl
 import torch
@@ -15,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from encdec import __version__, kernels
+from encdec import __version__, kernels, schedules
 from encdec.copyable import Copyable
 from encdec.floors import Floors
 from encdec.losses import pixel_means
@@ -59,7 +58,9 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         num_train: number of training images; taken from the data.
         seed: seed of all noise; the command line takes it from `seed_everything`.
         optimizer: makes the optimizer from parameter groups.
-        lr_scheduler: makes the learning rate's scheduler from the optimizer; stepped once an epoch.
+        lr_scheduler: makes the learning rate's scheduler from the optimizer.
+        lr_scheduler_interval: whether it is stepped after each step of the optimizer or each epoch; if None, after each
+            step where it is meant for nothing else (OneCycleLR, CyclicLR), after each epoch where it is not.
 
     Raises:
         UserError: a size is not positive.
@@ -80,11 +81,13 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["step", "epoch"] | None = None,
     ) -> None:
         super().__init__()
         self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._lr_scheduler_interval = lr_scheduler_interval
         self.training_means: dict[str, float] = {}  # what was last logged, for the progress bar
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self._evaluation_sums = RunningMeans()
@@ -226,12 +229,14 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         return loss
 
     def on_train_start(self) -> None:
-        """Check that every checkpoint will be one to go on from.
+        """Check that the schedule is as long as the run, and that every checkpoint will be one to go on from.
 
         Raises:
-            UserError: validations, which checkpoints follow, fall between the batches of one accumulated gradient.
+            UserError: it is not, or validations, which checkpoints follow, fall between the batches of one accumulated
+                gradient.
         """
         trainer = self.trainer
+        schedules.check(trainer)
         accumulated, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
         by_time, every = trainer.val_check_batch is None, trainer.val_check_batch or 0
         across_epochs = trainer.check_val_every_n_epoch is None and batches % accumulated != 0
@@ -345,23 +350,15 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         """The optimizer, and the scheduler if there is one.
 
         Raises:
-            UserError: one of them refuses its settings.
+            UserError: one of them refuses its settings, or would fail in training.
         """
-        try:
-            optimizer = fused(self._optimizer(self.parameter_groups()))
-            if self._lr_scheduler is None:
-                return optimizer
-            scheduler = self._lr_scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{type(self).__name__}: the optimizer can't be made: {error}.", 2) from error
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "val/loss")
-            never = sys.maxsize  # on_validation_epoch_end steps it
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": monitor, "frequency": never},
-            }
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        return schedules.configure(
+            type(self).__name__,
+            self.parameter_groups(),
+            lambda groups: fused(self._optimizer(groups)),
+            self._lr_scheduler,
+            self._lr_scheduler_interval,
+        )
 
     # ------------------------------------------------------------------ inside
 
