@@ -1,6 +1,5 @@
 """What a call says, looked at before the parser or the trainer stumbles over it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
-from encdec import runs, trust
+from encdec import runs, settings, trust
 from encdec.checkpoints import require_file
 from encdec.files import expanded
 from encdec.types import UserError
@@ -24,6 +23,7 @@ def prepared(args: list[str]) -> list[str]:
         UserError: a config is not YAML with settings by their names, or a checkpoint is not there.
     """
     args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
+    settings.check_flags(args)
     for config in _flag_values(args, "--config", "-c"):
         if Path(config).is_file():  # if not, the parser says so
             _check_config(config)
@@ -40,42 +40,15 @@ def at_home(value: Any) -> Any:
     return [at_home(inner) for inner in value] if isinstance(value, list) else value
 
 
-def check_trainer(config: Any) -> None:
-    """Refuse what Lightning's trainer takes without a word, or stumbles over later.
-
-    Args:
-        config: the trainer's settings.
-
-    Raises:
-        UserError: one can't be; the sentence names it.
-    """
-    for key in ("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
-        if config[key] is not None and config[key] < 1:
-            raise UserError(f"trainer.{key} is {config[key]}, but it must be at least 1.", 2)
-    if config.gradient_clip_val is not None and config.gradient_clip_val < 0:
-        raise UserError(f"trainer.gradient_clip_val is {config.gradient_clip_val}, but it can't be negative.", 2)
-    cores = os.cpu_count() or 1
-    on_cpu = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
-    if on_cpu and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:
-        raise UserError(
-            f"trainer.devices is {config.devices}: so many processes on {cores} cores would stand still.", 2
-        )
-    if config.limit_train_batches == 0:
-        raise UserError("trainer.limit_train_batches is 0, so there would be nothing to train on.", 2)
-    if isinstance(config.strategy, str) and any(word in config.strategy for word in ("spawn", "fork", "notebook")):
-        raise UserError(
-            f"trainer.strategy is {config.strategy}, which does not work from the command line: take ddp.", 2
-        )
-
-
-def checked_seed(seed: bool | int) -> int:
+def checked_seed(seed: bool | int | None) -> int:
     """The seed of a run.
 
     Raises:
         UserError: it is none, or out of range.
     """
-    if isinstance(seed, bool):
-        raise UserError(f"seed_everything is {seed}, but a run is named by its seed: give a number.", 2)
+    if seed is None or isinstance(seed, bool):
+        shown = "null" if seed is None else str(seed).lower()
+        raise UserError(f"seed_everything is {shown}, but a run is named by its seed: give a number.", 2)
     if not 0 <= seed < 2**32:
         raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
     return seed
@@ -101,12 +74,13 @@ def _check_config(config: str) -> None:
     """Check that a config holds settings; the parser would not name the file that does not."""
     try:
         text = Path(config).read_text()
-        node, settings = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
-    if not isinstance(settings, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
     _refuse_duplicates(node, config)
+    settings.check_config(content, config)
 
 
 def _refuse_duplicates(node: Any, config: str) -> None:

@@ -5,21 +5,41 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from encdec import arguments, checkpoints, errors, exports, identity, loops, plugins, quiet, runs, signals, starts
+from encdec import (
+    arguments,
+    checkpoints,
+    errors,
+    exports,
+    identity,
+    loops,
+    plugins,
+    quiet,
+    runs,
+    settings,
+    signals,
+    starts,
+    trainer_flags,
+)
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -46,6 +66,18 @@ from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
+# the default settings of some of Lightning's callbacks are members of an Enum, which a config names by their value
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+_GROUPS = {
+    "trainer": pl.Trainer,
+    "checkpoint": BestAndLast,
+    "images": ImageGrids,
+    "floors": LogFloors,
+    "evaluation": Evaluate,
+    "predictions": WritePredictions,
+}
+"""The class whose settings each group of them holds."""
+
 
 class Parser(LightningArgumentParser):
     """Says what is wrong in one sentence, instead of fifty lines of usage."""
@@ -71,6 +103,10 @@ class _RunLogger(TensorBoardLogger):
     def version(self) -> str:
         """The folder's name; a new one is made when this is first asked for."""
         return self._folder.path.name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Nothing: the run's config.yaml holds them, beside TensorBoard's files."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
@@ -113,11 +149,9 @@ class CLI(LightningCLI):
             help="Train with networks compiled by torch.compile in this mode; reduce-overhead means CUDA graphs on a "
             "GPU. Other commands leave the networks as they are.",
         )
-        parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        parser.add_lightning_class_args(ImageGrids, "images")
-        parser.add_lightning_class_args(LogFloors, "floors")
-        parser.add_lightning_class_args(Evaluate, "evaluation")
-        parser.add_lightning_class_args(WritePredictions, "predictions")
+        for name, callback in _GROUPS.items():
+            if name != "trainer":
+                parser.add_lightning_class_args(callback, name)
         parser.set_defaults({"data": "Digits"})
         for name in ("image_shape", "num_classes", "num_train"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
@@ -132,10 +166,35 @@ class CLI(LightningCLI):
         # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
         pass
 
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self._refusal: UserError | None = None
+        for cls in (pl.Callback, Logger, Profiler, Strategy, Accelerator, Precision, ClusterEnvironment, LayerSync):
+            self.parser.add_instantiator(self._constructed, cls)
+
+    def _constructed(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        """An object that the config asks for by its class, of Lightning or of others."""
+        try:
+            return cls(*args, **kwargs)
+        except Exception as error:  # each refuses settings, or that a package is missing, in a way of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self._refusal = error if isinstance(error, UserError) else UserError(f"{cls.__name__}: {reason}", 2)
+            raise self._refusal from error
+
+    def instantiate_classes(self) -> None:
+        """See Lightning; where the parser hides what a constructor refused behind other types, say that."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if self._refusal is None:
+                raise
+            raise self._refusal from error
+
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
         config = arguments.at_home(self.config[self.config.subcommand])
-        arguments.check_trainer(config.trainer)
+        settings.check_values(config, _GROUPS)
+        trainer_flags.check(config.trainer)
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
@@ -240,8 +299,7 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)
-        # the trainer's words for a setting that it can't take
-        except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
 
     def _find_data(self) -> None:
@@ -260,6 +318,12 @@ class CLI(LightningCLI):
         trainer = super()._instantiate_trainer(config, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
+        else:
+            raise UserError(
+                f"{type(trainer.strategy.checkpoint_io).__name__} can't write a run's checkpoints, which are written "
+                "whole or not at all: leave it out.",
+                2,
+            )
         connector = signals.Signals(trainer, self._save)
         trainer._signal_connector = connector
         loops.install(trainer, connector.between_steps)
@@ -325,8 +389,9 @@ class CLI(LightningCLI):
                 report(self.trainer)
                 raise signals.Stopped(signal.SIGINT) from None
             raise
-        except ValueError as error:
-            if "val_check_interval" in str(error):  # known when the batches are counted
+        except (ValueError, RuntimeError) as error:
+            # what only shows when the batches are counted, or after a validation
+            if "val_check_interval" in str(error) or "conditioned on metric" in str(error):
                 raise UserError(" ".join(str(error).split()), 2) from error
             raise
 
@@ -409,7 +474,7 @@ def main(args: Sequence[str] | None = None) -> None:
             what = error.filename or "A file of the run"
             _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
         if isinstance(error, MisconfigurationException | OSError):
-            _fail(" ".join(str(error).split()), 1)
+            _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)
         if signals.is_lost_process(error):
             _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
         _fail(errors.unexpected(error), 1)

@@ -21,7 +21,7 @@ from encdec.types import UserError
 
 IDENTITY = ("model", "data", "seed_everything")
 """The settings that tell one run from another."""
-TRAINING_ONLY = frozenset({"optimizer", "lr_scheduler"})
+TRAINING_ONLY = frozenset({"optimizer", "lr_scheduler", "lr_scheduler_interval"})
 """Settings of a model that a trained one does not depend on."""
 _LINKED = frozenset({"image_shape", "num_classes", "num_train", "seed"})
 """Settings of model and data that the command line takes from elsewhere: a config does not hold them."""

@@ -6,6 +6,7 @@ takes. Files become modules of the package `encdec_plugins`, so that saved confi
 
 import importlib.util
 import inspect
+import re
 import sys
 import types
 from importlib.metadata import entry_points
@@ -36,6 +37,8 @@ KINDS: dict[str, type[Any]] = {
 """What a key of the config that names a class must be."""
 
 T = TypeVar("T")
+_failed: list[Path] = []
+"""Files of plugins that could not be imported."""
 
 
 def load(folder: Path | None = None) -> list[str]:
@@ -51,6 +54,7 @@ def load(folder: Path | None = None) -> list[str]:
         UserError: two classes of one kind have the same name.
     """
     problems = []
+    _failed.clear()
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry_point.load()
@@ -62,6 +66,7 @@ def load(folder: Path | None = None) -> list[str]:
             _import_file(path.resolve())
         except Exception as error:
             problems.append(_problem(str(path), error))
+            _failed.append(path)
     refuse_duplicates()
     return problems
 
@@ -76,6 +81,31 @@ def subclasses(base: type[T]) -> list[type[T]]:
             if not inspect.isabstract(cls) and _is_current(cls):
                 found.add(cls)
     return sorted(found, key=lambda cls: (cls.__name__, cls.__module__))
+
+
+def named(path: str) -> Any:
+    """What a dotted path names in a module that is imported; None where there is nothing."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def missing(module: str, name: str) -> str | None:
+    """Which plugin would define a class, if it were here or could be imported, as a clause; None if no plugin is known.
+
+    Args:
+        module: of the class, as a config names it; may be empty.
+        name: of the class.
+    """
+    package, _, stem = module.partition(".")
+    for path in _failed:
+        defines = re.search(rf"^class {re.escape(name)}\b", path.read_text(errors="replace"), re.MULTILINE)
+        if (package == PACKAGE and path.stem == stem) or (not module and defines):
+            return f"the plugin {path}, which defines it, can't be imported"
+    if package == PACKAGE and stem and module not in sys.modules:
+        return f"the plugin plugins/{stem}.py, which defines it, is missing"
+    if package == PACKAGE and stem:
+        return f"the plugin plugins/{stem}.py has none of this name"
+    return None
 
 
 def packages() -> set[str]:

@@ -33,6 +33,8 @@ LAYERS = {
     "loops": 7,
     "signals": 7,
     "arguments": 9,
+    "settings": 6,
+    "trainer_flags": 6,
     "trust": 6,
     "checkpoints": 7,
     "exports": 8,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from filelock import FileLock, Timeout
 
 from encdec.callbacks.checkpoints import best_and_last
@@ -65,6 +66,12 @@ class KeepRun(pl.Callback):
     ) -> None:
         """Add which images the model was trained on."""
         checkpoint[KEY] = self._data
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the settings to loggers other than the run's own, as `enable_autolog_hparams` of the trainer says."""
+        if getattr(trainer, "enable_autolog_hparams", False):
+            for logger in trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load(self._config))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

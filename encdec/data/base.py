@@ -362,8 +362,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training split; with the trainer's `overfit_batches` the same ones in every epoch."""
-        overfits = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
-        return self._loader("train", seed=self.seed, cursor=self._cursor, shuffle=not overfits)
+        return self._loader("train", seed=self.seed, cursor=self._cursor, shuffle=not self._overfits)
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split."""
@@ -413,7 +412,13 @@ class DataModule(pl.LightningDataModule, ABC):
         self._cursor.resumed = True
 
     @property
+    def _overfits(self) -> bool:
+        return self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+
+    @property
     def _evaluation_batch_size(self) -> int:
+        if self._overfits:  # it counts the batches of both splits
+            return self.batch_size
         # larger ones take less time for an image; a network that can be trained has memory for as few pixels as these
         most = BLOCK // math.prod(self.image_shape)
         return max(self.batch_size, min(8 * self.batch_size, most))
