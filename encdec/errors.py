@@ -82,7 +82,9 @@ def _problem(key: str, text: str) -> str:
             return of + _no_class(match[1], kinds)
         inner = _sentence(reason, [])
         return inner if key and inner.startswith(key) else f"{name}: {inner}"
-    if kinds and (missing := _class_name(text)):
+    given = re.search(r"Given value: (.*)", text)
+    asked = given[1] if given and last in plugins.KINDS and _NAME.fullmatch(given[1]) else None
+    if kinds and (missing := _class_name(text) or asked):
         return of + _no_class(missing, kinds)
     if match := re.search(r"Import path (\S+) does not", text):
         name = match[1].rpartition(".")[2]

@@ -61,7 +61,7 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "a model that is no paradigm": (["fit", "--model=torch.nn.Linear"], "there is no class 'torch.nn.Linear'"),
     "data that are a model": (["fit", "--model=VAE", "--data=VAE"], "data: there is no class 'VAE'; known are CIFAR10"),
     "unknown observation": ([*VAE, "--model.observation=Poisson"], "known are Bernoulli, Gaussian"),
-    "unknown callback": ([*VAE, "--trainer.callbacks=Nope"], "trainer.callbacks: 'Nope' is not valid"),
+    "unknown callback": ([*VAE, "--trainer.callbacks=Nope"], "trainer.callbacks: there is no class 'Nope'"),
     "unknown accelerator": ([*VAE, "--trainer.accelerator=abc"], "invalid accelerator name"),
     "an accelerator that is not installed": ([*VAE, "--trainer.accelerator=tpu"], "trainer: "),
     "a strategy that forks": ([*VAE, "--trainer.strategy=ddp_fork"], "take ddp"),

@@ -208,7 +208,7 @@ def test_bad_settings_are_named(make: Any, named: str) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({}, True), ({"fused": False}, False), ({"foreach": True}, None), ({"differentiable": True}, None)],
+    [({}, True), ({"fused": False}, False), ({"foreach": True}, None)],
 )
 def test_optimizers_are_fused_unless_their_settings_say_otherwise(
     settings: dict[str, Any], expected: bool | None
