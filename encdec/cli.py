@@ -12,15 +12,10 @@ from typing import Any, Literal, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.plugins import LayerSync, Precision
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -59,6 +54,7 @@ from encdec.callbacks import (
     report_split,
 )
 from encdec.commands import COMMANDS, answer, fail, say
+from encdec.constructors import Constructors
 from encdec.data import DataModule
 from encdec.data.identity import PresentData, identity_in
 from encdec.files import disk_is_full
@@ -166,29 +162,12 @@ class CLI(LightningCLI):
         # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
         pass
 
-    def _add_instantiators(self) -> None:
-        super()._add_instantiators()
-        self._refusal: UserError | None = None
-        for cls in (pl.Callback, Logger, Profiler, Strategy, Accelerator, Precision, ClusterEnvironment, LayerSync):
-            self.parser.add_instantiator(self._constructed, cls)
-
-    def _constructed(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        """An object that the config asks for by its class, of Lightning or of others."""
-        try:
-            return cls(*args, **kwargs)
-        except Exception as error:  # each refuses settings, or that a package is missing, in a way of its own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._refusal = error if isinstance(error, UserError) else UserError(f"{cls.__name__}: {reason}", 2)
-            raise self._refusal from error
-
     def instantiate_classes(self) -> None:
-        """See Lightning; where the parser hides what a constructor refused behind other types, say that."""
-        try:
+        """See Lightning; what a constructor refuses is said."""
+        constructors = Constructors()
+        constructors.add_to(self.parser)
+        with constructors.explained():
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if self._refusal is None:
-                raise
-            raise self._refusal from error
 
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""

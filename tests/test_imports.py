@@ -33,6 +33,7 @@ LAYERS = {
     "loops": 7,
     "signals": 7,
     "arguments": 9,
+    "constructors": 1,
     "settings": 6,
     "trainer_flags": 6,
     "trust": 6,
