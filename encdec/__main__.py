@@ -6,11 +6,36 @@ import os
 import signal
 import sys
 
-from encdec.commands import answer
+from encdec import streams
+from encdec.commands import answer, say
+
+_WRITES = ("fit", "test", "predict", "export")
+"""Commands whose results are files: they have done their work even if what they print is lost."""
 
 
 def main() -> None:
-    """Run the command line; PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
+    """Run the command line, whatever becomes of its output.
+
+    Raises:
+        SystemExit: see `encdec.cli.main`; with 1 also where what is printed is the result, and can't be written.
+    """
+    streams.prepare()
+    code: object = 0
+    try:
+        _run()
+    except SystemExit as end:
+        code = end.code
+    lost = streams.output_failure()
+    if lost:
+        say(f"standard output can't be written ({lost}).")
+        shows = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in sys.argv)
+        if not code and (shows or sys.argv[1] not in _WRITES):
+            code = 1
+    raise SystemExit(code)
+
+
+def _run() -> None:
+    """PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
     if answer(sys.argv[1:]):
         return
     waiting = sys.stderr.isatty()

@@ -73,7 +73,7 @@ def _flag_values(args: list[str], *flags: str) -> list[str]:
 def _check_config(config: str) -> None:
     """Check that a config holds settings; the parser would not name the file that does not."""
     try:
-        text = Path(config).read_text()
+        text = Path(config).read_text(encoding="utf-8")
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error

@@ -364,7 +364,7 @@ class CLI(LightningCLI):
                 signals.requeue()
             raise
         except SystemExit as stop:  # Lightning's answer to a KeyboardInterrupt, where no handler of ours could be set
-            if stop.code == 1:
+            if isinstance(stop.__context__, KeyboardInterrupt):
                 report(self.trainer)
                 raise signals.Stopped(signal.SIGINT) from None
             raise

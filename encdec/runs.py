@@ -195,7 +195,7 @@ def _say_new(parent: Path, why: str) -> None:
 def saved_config(run: Path) -> dict[str, Any] | None:
     """The settings that a run was made with; None if there are none or they can't be read."""
     try:
-        saved = yaml.safe_load((run / CONFIG).read_text())
+        saved = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return saved if isinstance(saved, dict) else None
