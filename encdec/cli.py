@@ -43,11 +43,11 @@ from encdec.callbacks import (
     ImageGrids,
     KeepRun,
     LogFloors,
-    Progress,
     ShowAverages,
     Throughput,
     WritePredictions,
     best_and_last,
+    progress,
     report_fit,
     report_interrupt,
     report_nothing_written,
@@ -274,7 +274,7 @@ class CLI(LightningCLI):
         if config.logger is not False:
             callbacks.append(Dashboard())
         if config.enable_progress_bar is not False:
-            callbacks.append(Progress())
+            callbacks.append(progress())
         kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
         try:
             return super().instantiate_trainer(**kwargs)

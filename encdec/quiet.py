@@ -1,6 +1,7 @@
 """Silences what a user can do nothing about, at its source, so that what is left deserves to be read."""
 
 import logging
+import os
 import threading
 import warnings
 
@@ -68,5 +69,6 @@ def install() -> None:
         threading.excepthook = _ThreadHook()
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
-    for message in _WARNINGS:
+    outside_jobs = () if "SLURM_JOB_ID" in os.environ else (r"The `srun` command is available",)
+    for message in (*_WARNINGS, *outside_jobs):
         warnings.filterwarnings("ignore", message=message)

@@ -25,7 +25,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from encdec.commands import say
 
-REQUEUE = signal.SIGUSR1
+REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)  # Windows has neither it nor Slurm
 """What Slurm is asked to send when a job's time is nearly up: `#SBATCH --signal=USR1@120`."""
 _ASK_EVERY = 0.5  # seconds between two questions to the other processes, which cost a round of messages
 _GRACE = 10.0  # seconds in which a process may find out by itself that another one is gone
@@ -70,7 +70,7 @@ class Signals(_SignalConnector):
             return
         self._original_handlers = self._get_current_signal_handlers()
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if SLURMEnvironment.detect():
+        if REQUEUE is not None and SLURMEnvironment.detect():
             numbers.append(REQUEUE)
         for number in numbers:
             signal.signal(number, self._handle)

@@ -15,7 +15,6 @@ LAYERS = {
     "compare": 2,
     "tables": 1,
     "streams": 0,
-    "compare": 1,
     "files": 1,
     "kernels": 0,
     "losses": 1,

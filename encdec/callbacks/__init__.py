@@ -10,7 +10,7 @@ from encdec.callbacks.predictions import WritePredictions
 from encdec.callbacks.run import KeepRun
 from encdec.callbacks.terminal import (
     Header,
-    Progress,
+    progress,
     report_fit,
     report_interrupt,
     report_nothing_written,
@@ -26,11 +26,11 @@ __all__ = [
     "ImageGrids",
     "KeepRun",
     "LogFloors",
-    "Progress",
     "ShowAverages",
     "Throughput",
     "WritePredictions",
     "best_and_last",
+    "progress",
     "report_fit",
     "report_interrupt",
     "report_nothing_written",

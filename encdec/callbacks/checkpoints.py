@@ -124,7 +124,11 @@ class BestAndLast(ModelCheckpoint):
                     "set it to one of them.",
                     2,
                 )
-            _flush(trainer)
+            try:
+                _flush(trainer)
+            except OSError:
+                self.save_now(trainer)
+                raise
             super().on_validation_end(trainer, pl_module)
             self._save_if_due(trainer)
 
@@ -154,12 +158,14 @@ class BestAndLast(ModelCheckpoint):
         now = (trainer.global_step, _is_ended(trainer))
         if not self._saves(trainer) or self._last_saved == now:
             return
-        _flush(trainer)
-        self._last_saved = now
-        assert self.dirpath is not None
-        self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
-        trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops
-        self._written_at = time.monotonic()
+        try:
+            _flush(trainer)
+        finally:  # curves that can't be written must not cost the weights
+            self._last_saved = now
+            assert self.dirpath is not None
+            self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
+            trainer.save_checkpoint(self.last_model_path, weights_only=False)  # False: with optimizer and loops
+            self._written_at = time.monotonic()
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         due = time.monotonic() >= self._written_at + self.seconds_between

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from encdec.callbacks.images import tensorboard_writers
+from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
 from encdec.callbacks.verdicts import reference, stands_beside
 from encdec.compare import FORMAT
@@ -256,6 +257,10 @@ def _processes(trainer: pl.Trainer) -> Processes:
 @contextmanager
 def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    if isinstance(trainer.progress_bar_callback, PlainProgress):
+        with plain_stages(shown) as stage:
+            yield stage
+        return
     columns = TextColumn("{task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, disable=not shown) as bar:
 

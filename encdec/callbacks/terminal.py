@@ -1,13 +1,18 @@
 """What a run prints: a line at its start, a progress bar, and a table at its end."""
 
+import textwrap
 from time import perf_counter
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.console import Console
+from rich.progress import BarColumn
 
 from encdec import schedules
 from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
+from encdec.callbacks.plain_progress import PlainProgress
 from encdec.callbacks.run import run_folder
 from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
 from encdec.checkpoints import read_checkpoint
@@ -29,6 +34,7 @@ UNITS = {
     "sample": "share of the data's variance",
 }
 """Unit of each scalar, by the first word of its name."""
+_NARROW = 110  # columns of a terminal in which lines would be broken
 
 
 class Progress(RichProgressBar):
@@ -37,6 +43,19 @@ class Progress(RichProgressBar):
     # each drawing takes 3 ms of a core, and the thread that it displaces lets all others of a training step wait
     _SECONDS = 0.5
     _next_update = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(theme=RichProgressBarTheme(metrics_text_delimiter="  "))
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Those that fit: a narrow terminal has no room for the speed, nor for a long bar."""
+        columns: list[Any] = super().configure_columns(trainer)
+        if not _is_narrow():
+            return columns
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = 10
+        return columns[:-1]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,10 +91,16 @@ class Progress(RichProgressBar):
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if isinstance(pl_module, Paradigm) and "loss" in pl_module.training_means:
             shown["loss"] = f"{pl_module.training_means['loss']:.4g}"
-        for name in ("val/loss", "val/mse", "test/mse"):
+        for name in ("val/loss",) if _is_narrow() else ("val/loss", "val/mse", "test/mse"):
             if name in trainer.callback_metrics:
                 shown[name] = f"{trainer.callback_metrics[name].item():.4g}"
         return shown
+
+
+def progress() -> ProgressBar:
+    """A progress bar in a terminal or a notebook, and plain lines elsewhere."""
+    console = Console()
+    return Progress() if console.is_terminal or console.is_jupyter else PlainProgress()
 
 
 class Header(pl.Callback):
@@ -87,11 +112,12 @@ class Header(pl.Callback):
         if not trainer.is_global_zero or not isinstance(data, DataModule):
             return
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-        _print(
+        line = (
             f"{type(pl_module).__name__}, {parameters:,} parameters, on {type(data).__name__}: "
             f"{data.num_train:,} images of {'×'.join(map(str, data.image_shape))} to train, "
             f"{len(data.splits['val'].labels):,} to validate; {_devices(trainer)}; seed {data.seed}"
         )
+        _print(textwrap.fill(line, Console().width) if _is_narrow() else line)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print how the learning rate changes, if it does."""
@@ -195,6 +221,11 @@ def _floor(name: str, columns: dict[str, dict[str, float]], told: Told) -> tuple
     found = {reference(name, metrics, told) for metrics in columns.values() if name in metrics}
     one = found.pop() if len(found) == 1 else None
     return one if one is not None and "floor" in one[1] else None
+
+
+def _is_narrow() -> bool:
+    console = Console()
+    return console.is_terminal and console.width < _NARROW
 
 
 def print_verdicts(
