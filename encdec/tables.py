@@ -68,7 +68,7 @@ def _terminal_width() -> int | None:
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [max(cell_len(line) for row in rows for line in row[i].split("\n")) for i in range(len(rows[0]))]
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -1,13 +1,15 @@
 """How a run begins, ends and goes on, and that what it says of it is true."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from . import killing
-from .conftest import RunCLI
+from .conftest import ENVIRONMENT, ROOT, RunCLI, encdec_in
 
 FIT = ("fit", "--config=configs/vae.yaml", "--data.batch_size=300", "--trainer.enable_progress_bar=false")
 """5 steps in an epoch."""
@@ -161,3 +163,60 @@ def test_a_run_that_a_callback_may_not_end_yet_is_not_finished(project: Path) ->
     code, output = killing.run(project, *longer, "--resume")
     assert code == 0, output
     assert torch.load(last(), weights_only=True)["global_step"] == 20, output
+
+
+SMALL = (*FIT, "--model.latent_dim=2", "--model.encoder.hidden=[4]", "--model.decoder.hidden=[4]")
+
+
+def test_a_full_disk_under_tensorboard_costs_a_sentence_and_no_weights(project: Path) -> None:
+    """Checkpoints of 30 kB still fit where the curves, which grow by pictures, no longer do."""
+    code, output = killing.run(project, *SMALL, "--trainer.max_epochs=200", largest_file=90_000)
+    assert code == 1, output
+    errors = [line for line in output.splitlines() if "error" in line]
+    assert len(errors) == 1, output
+    assert "TensorBoard's files can't be written (File too large), so the run is stopped; its checkpoints are" in output
+    assert "Traceback" not in output
+    assert "Exception" not in output
+    saved = torch.load(last(), weights_only=True)["global_step"]
+    assert saved > 5
+    code, output = killing.run(project, *SMALL, f"--trainer.max_steps={saved + 5}", "--resume")
+    assert code == 0, output
+    assert torch.load(last(), weights_only=True)["global_step"] == saved + 5
+
+
+WITHOUT_POSIX = """
+import signal
+for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGALRM", "SIGCHLD", "SIGPIPE"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+import sys
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
+    sys.modules[name] = None
+import encdec.signals, encdec.streams, encdec.callbacks
+assert encdec.signals.REQUEUE is None
+sys.argv = ["encdec", "--version"]
+from encdec.__main__ import main
+main()
+"""
+
+
+def test_it_is_imported_where_signals_of_posix_are_missing() -> None:
+    done = encdec_in(ROOT, launcher=("-c", WITHOUT_POSIX))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("encdec 0")
+
+
+@pytest.mark.parametrize("job", [False, True])
+def test_the_warning_about_srun_comes_in_a_job_only(job: bool, project: Path) -> None:
+    srun = project / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    environment = (
+        ENVIRONMENT | {"PATH": f"{srun.parent}:{ENVIRONMENT['PATH']}"} | ({"SLURM_JOB_ID": "1"} if job else {})
+    )
+    command = [sys.executable, "-m", "encdec", *FIT, "--trainer.accelerator=cpu", "--trainer.max_steps=1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert ("The `srun` command is available" in done.stderr) is job
+    assert job or done.stderr == ""

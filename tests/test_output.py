@@ -50,6 +50,7 @@ def test_a_wrong_call_keeps_its_code_where_nobody_reads_why(where: str, project:
     assert shell(f"encdec {where}").returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["| head -1", ">&-", "2>&-", ">&- 2>&-", "> /dev/full", "2> /dev/full"])
 def test_a_training_ends_well_wherever_its_output_goes(where: str, project: Path) -> None:
     done = shell(f"encdec {FIT} {where}")
@@ -67,6 +68,7 @@ CHARACTERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", CHARACTERS)
 def test_a_training_and_a_test_print_what_the_encoding_has(environment: dict[str, str], project: Path) -> None:
     done = shell(f"encdec {FIT}", **environment)
@@ -83,6 +85,7 @@ def test_a_training_and_a_test_print_what_the_encoding_has(environment: dict[str
         assert (done.returncode, done.stderr) == (0, b""), done
 
 
+@pytest.mark.slow
 def test_what_prints_a_result_fails_where_it_is_lost(project: Path, cli: RunCLI) -> None:
     cli(*FIT.split()[:-2])
     checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"

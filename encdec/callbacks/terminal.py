@@ -35,6 +35,7 @@ UNITS = {
 }
 """Unit of each scalar, by the first word of its name."""
 _NARROW = 110  # columns of a terminal in which lines would be broken
+_HEADING = 12  # columns of a heading there
 
 
 class Progress(RichProgressBar):
@@ -206,7 +207,10 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     floors = {name: _floor(name, columns, model.told) for name in names} if isinstance(model, Paradigm) else {}
     heading = next((heading for _, heading in filter(None, floors.values())), None)
     with_floors = heading is not None
-    rows = [["", *columns, *[heading or ""] * with_floors, "unit"]]
+    headings = [*columns, *[heading or ""] * with_floors]
+    if _is_narrow():
+        headings = [textwrap.fill(heading, _HEADING, break_long_words=False) for heading in headings]
+    rows = [["", *headings, "unit"]]
     for name in names:
         if not stands_beside(name):
             floor = floors.get(name)
