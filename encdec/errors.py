@@ -192,17 +192,6 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def of_the_system(error: OSError) -> str:
-    """One sentence for an error of the operating system; TensorBoard's do not say what could not be written."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if any("tensorboard" in Path(frame.filename).parts for frame in frames):
-        return (
-            f"TensorBoard's files can't be written ({error.strerror or error}), so the run is stopped; its checkpoints "
-            "are safe. Make room, and go on by --resume."
-        )
-    return " ".join(str(error).split())
-
-
 def unexpected(error: BaseException) -> str:
     """One sentence for an error that nobody foresaw: what it says, and where in our code or a plugin's it arose."""
     while _INTERNAL.search(str(error)) and (cause := error.__cause__ or error.__context__) is not None:
