@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
-from encdec import runs, settings, trust
+from encdec import run_config, runs, settings, trust
 from encdec.checkpoints import require_file
 from encdec.files import expanded
 from encdec.types import UserError
@@ -79,21 +79,8 @@ def _check_config(config: str) -> None:
         raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
     if not isinstance(content, dict):
         raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
-    _refuse_duplicates(node, config)
+    trust.refuse_duplicates(node, config, 2)
     settings.check_config(content, config)
-
-
-def _refuse_duplicates(node: Any, config: str) -> None:
-    """Of two settings with one name, YAML takes the last without a word."""
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        for key, value in node.value:
-            if names.count(key.value) > 1:
-                raise UserError(f"{config} sets {key.value!r} twice, in line {key.start_mark.line + 1}: keep one.", 2)
-            _refuse_duplicates(value, config)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, config)
 
 
 def _with_config_of_run(args: list[str]) -> list[str]:
@@ -106,6 +93,5 @@ def _with_config_of_run(args: list[str]) -> list[str]:
         folders.append(Path(value).parent.parent)
     for folder in folders:
         if (folder / runs.CONFIG).is_file():
-            trust.check_config(folder / runs.CONFIG)
-            return [args[0], "--config", str(folder / runs.CONFIG), *args[1:]]
+            return [args[0], "--config", run_config.checked(folder / runs.CONFIG), *args[1:]]
     return args

@@ -1,7 +1,6 @@
 """Reading checkpoints, and what was exported from them: weights and plain values only, never code."""
 
 import hashlib
-import inspect
 import json
 import re
 import warnings
@@ -13,11 +12,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.cli import instantiate_module
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from encdec import __version__, plugins, trust
+from encdec import __version__, build, plugins, trust
 from encdec.files import expanded, written_whole
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import CURVE_KEY, FORMAT, WRITTEN_BY_KEY
@@ -141,7 +139,7 @@ def paradigm_class(checkpoint: dict[str, Any], path: str | PathLike[str]) -> typ
         if known is trust.named(name) or known.__name__ == name:
             return known
     raise UserError(
-        f"{path} holds a {trust.quoted(name)}, which is none of the paradigms known here "
+        f"{path} holds a {trust.shown(name)}, which is none of the paradigms known here "
         f"({', '.join(sorted(known.__name__ for known in classes))}): put the plugin that defines it into ./plugins."
     )
 
@@ -151,47 +149,54 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
     plugins.load()
     checkpoint = read_checkpoint(path)
     known = paradigm_class(checkpoint, path)
-    accepted = _parameters(known)
     hparams = checkpoint["hyper_parameters"]
-    foreign = [name for name in hparams if name not in accepted and not name.startswith("_")]
-    if foreign:
-        raise UserError(
-            f"{path} was written by another version of {known.__name__}: it has the settings "
-            f"{', '.join(map(trust.quoted, foreign[:5]))}, which are not known here."
-        )
+    trust.check_size(hparams, str(path))
     if hparams.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:
         raise UserError(
-            f"{path} wants to be built by {trust.quoted(hparams['_instantiator'])}, which encdec never does."
+            f"{path} wants to be built by {trust.shown(hparams['_instantiator'])}, which encdec never does."
         )
-    settings = {name: value for name, value in hparams.items() if name in accepted}
-    trust.check_names(settings, str(path), "put the plugin that defines it into ./plugins")
-    class_path = f"{known.__module__}.{known.__qualname__}"
+    settings = {name: value for name, value in hparams.items() if not name.startswith("_")}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Lightning calls what jsonargparse 4 deprecates
-            paradigm = instantiate_module(Paradigm, {"_class_path": class_path, **settings})
-        assert isinstance(paradigm, Paradigm)
+        _check_weights_fit(known, settings, checkpoint, path)
+        paradigm = build.build(known, settings)
         check_fits(paradigm, checkpoint, path)
         paradigm.on_load_checkpoint(checkpoint)
         paradigm.load_state_dict(checkpoint["state_dict"])
     except UserError:
         raise
+    except build.UnfitError as error:
+        raise UserError(
+            f"{path} does not fit the {known.__name__} that is known here: {error}. Another version may have written "
+            "it, or a plugin that it needs is not in ./plugins."
+        ) from error
     except Exception as error:  # of the constructor, with settings that it was never meant for
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
-    for name, weight in paradigm.named_parameters():
-        if not weight.isfinite().all():
-            raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
     paradigm.hparams.update(hparams)
     paradigm._not_rebuildable.clear()  # the checkpoint's own settings rebuild it
     return paradigm.eval()
+
+
+def _check_weights_fit(
+    known: type[Paradigm], settings: dict[str, Any], checkpoint: dict[str, Any], path: str | PathLike[str]
+) -> None:
+    """Compare the weights with the model that the settings describe before it takes any memory."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes that do not fit, which follow
+            described = build.build(known, settings)
+    except (UserError, build.UnfitError):
+        raise
+    except Exception:  # a constructor that looks at numbers, which are not there
+        return
+    check_fits(described, checkpoint, path)
 
 
 def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
     """Check that a checkpoint's weights are those of a paradigm, by name, shape and kind of number.
 
     Raises:
-        UserError: they are not; it names the first that differs.
+        UserError: they are not, or not finite; it names the first.
     """
     held, wanted = (
         {name: _kind(tensor) for name, tensor in state.items()}
@@ -200,10 +205,13 @@ def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathL
     for name in sorted(held.keys() | wanted.keys()):
         if held.get(name) != wanted.get(name):
             raise UserError(
-                f"{path} does not fit the model that the config describes: {trust.quoted(name)} is "
+                f"{path} does not fit the model that the config describes: {trust.shown(name)} is "
                 f"{held.get(name, 'missing')} in the checkpoint and {wanted.get(name, 'missing')} in the model; "
                 "give the config it was made with."
             )
+    for name, weight in checkpoint["state_dict"].items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
 
 
 def digest(metadata: dict[str, Any], weights: dict[str, Tensor]) -> str:
@@ -239,11 +247,6 @@ def _verify(path: str | PathLike[str]) -> dict[str, Any] | None:
         ) from error
 
 
-def _parameters(cls: type) -> set[str]:
-    """The names that the constructors of a class and its bases accept."""
-    return {name for base in cls.__mro__ if base is not object for name in inspect.signature(base).parameters}
-
-
 def _kind(tensor: Tensor) -> str:
     kind = "" if tensor.is_floating_point() else f" of {tensor.dtype}"  # a run in another precision does fit
     return f"{tuple(tensor.shape)}{kind}"
@@ -259,7 +262,7 @@ def _check_records(path: str | PathLike[str]) -> None:
             raise UserError(f"{path} is packed in a way in which no checkpoint is; {_INSTEAD}.")
         damaged = archive.testzip()  # a piece at a time
         if damaged is not None:
-            raise UserError(f"{path} is damaged (record {trust.quoted(damaged)}); {_INSTEAD}.")
+            raise UserError(f"{path} is damaged (record {trust.shown(damaged)}); {_INSTEAD}.")
 
 
 def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
@@ -289,7 +292,7 @@ def _check_format(written_by: Any, path: str | PathLike[str]) -> None:
         raise _foreign(path, "what it says about who wrote it is not valid")
     if written_by["format"] > FORMAT:
         raise UserError(
-            f"{path} was written by encdec {trust.quoted(written_by.get('version'))} in format "
+            f"{path} was written by encdec {trust.shown(written_by.get('version'))} in format "
             f"{written_by['format']}, but encdec {__version__}, which is running, reads formats up to {FORMAT}: update "
             "encdec."
         )
@@ -311,7 +314,7 @@ def _check_contents(checkpoint: Any, path: str | PathLike[str]) -> None:
     version = checkpoint.get("pytorch-lightning_version")
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None or (int(match[1]), int(match[2])) < (2, 6):
-        raise _foreign(path, f"encdec never ran with Lightning {trust.quoted(version)}")
+        raise _foreign(path, f"encdec never ran with Lightning {trust.shown(version)}")
     for name, kind in {"loops": dict, "callbacks": dict, "metrics": dict, "optimizer_states": list}.items():
         if not isinstance(checkpoint.get(name, kind()), kind):
             raise _foreign(path, f"its {name} are no {kind.__name__}")
@@ -331,7 +334,7 @@ def _check_weights(weights: Any, path: str | PathLike[str]) -> None:
         plain = type(weight) in (Tensor, nn.Parameter) and weight.layout == torch.strided and not weight.is_quantized
         # a tensor may repeat a few numbers, and then fill all memory when it is copied
         if not isinstance(name, str) or not plain or weight.device.type != "cpu" or weight.nbytes > size:
-            raise _foreign(path, f"{trust.quoted(name)} is no weight")
+            raise _foreign(path, f"{trust.shown(name)} is no weight")
 
 
 def _check_callbacks(states: dict[str, Any], path: str | PathLike[str]) -> None:
@@ -344,7 +347,7 @@ def _check_callbacks(states: dict[str, Any], path: str | PathLike[str]) -> None:
             # a folder and a way out of it looks to Lightning as if it lay in the folder
             climbs = [part == ".." for part in Path(file).parts]
             if trust.is_address(file) or climbs != sorted(climbs, reverse=True):
-                raise _foreign(path, f"it names {trust.quoted(file)} as an earlier checkpoint")
+                raise _foreign(path, f"it names {trust.shown(file)} as an earlier checkpoint")
 
 
 def _check_progress(checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:

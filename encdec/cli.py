@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
+import jsonargparse
 import lightning.pytorch as pl
 import torch
 import yaml
@@ -29,6 +30,7 @@ from encdec import (
     loops,
     plugins,
     quiet,
+    run_config,
     runs,
     settings,
     signals,
@@ -40,12 +42,9 @@ from encdec.callbacks import (
     Dashboard,
     Evaluate,
     Header,
-    ImageGrids,
     KeepRun,
-    LogFloors,
     ShowAverages,
     Throughput,
-    WritePredictions,
     best_and_last,
     progress,
     report_fit,
@@ -64,19 +63,27 @@ from encdec.types import UserError
 
 # the default settings of some of Lightning's callbacks are members of an Enum, which a config names by their value
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
-_GROUPS = {
-    "trainer": pl.Trainer,
-    "checkpoint": BestAndLast,
-    "images": ImageGrids,
-    "floors": LogFloors,
-    "evaluation": Evaluate,
-    "predictions": WritePredictions,
-}
+_GROUPS = {"trainer": pl.Trainer, **run_config.CALLBACKS}
 """The class whose settings each group of them holds."""
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong in one sentence, instead of fifty lines of usage."""
+    """Says what is wrong in one sentence, and opens no file but one that follows `--config`.
+
+    jsonargparse takes the text `m.yaml` or `http://…`, where a class or a group of settings is expected, for the place
+    of a config. This parser has no such arguments, for anybody.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
+
+    # jsonargparse has no public way to say these two: `add_subclass_arguments` and groups always take paths
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
+        super()._add_signature_parameter(*args, **kwargs | {"sub_configs": False})
+
+    def _create_group_if_requested(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._create_group_if_requested(*args, **kwargs | {"config_load": False})  # type: ignore[no-untyped-call]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2."""
@@ -140,14 +147,13 @@ class CLI(LightningCLI):
             )
         parser.add_argument(
             "--compile",
-            type=Literal["default", "reduce-overhead", "max-autotune"] | None,
+            type=run_config.CompileMode | None,
             default=None,
             help="Train with networks compiled by torch.compile in this mode; reduce-overhead means CUDA graphs on a "
             "GPU. Other commands leave the networks as they are.",
         )
-        for name, callback in _GROUPS.items():
-            if name != "trainer":
-                parser.add_lightning_class_args(callback, name)
+        for name, callback in run_config.CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
         parser.set_defaults({"data": "Digits"})
         for name in ("image_shape", "num_classes", "num_train"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")

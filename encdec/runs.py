@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from encdec import identity
+from encdec import identity, trust
 from encdec.checkpoints import read_checkpoint
 from encdec.commands import say
 from encdec.data.identity import PresentData, identity_in
@@ -195,8 +194,8 @@ def _say_new(parent: Path, why: str) -> None:
 def saved_config(run: Path) -> dict[str, Any] | None:
     """The settings that a run was made with; None if there are none or they can't be read."""
     try:
-        saved = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        _, saved = trust.read_yaml(run / CONFIG)
+    except UserError:
         return None
     return saved if isinstance(saved, dict) else None
 

@@ -1,70 +1,29 @@
-"""Which classes a file may name that may come from a stranger: known ones, which are imported already.
+"""What is read from files that may come from a stranger: with limits, and without a way to anything else.
 
-A config names classes, and naming a class imports its module. That is what a config is for when a user gives it. In
-a checkpoint, and in the config of a run that a checkpoint brings along, it would let a file choose what code runs.
+SECURITY.md says what is promised. `encdec.build` makes objects from what is read.
 """
 
-import importlib.util
 import re
+import reprlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from encdec import plugins
 from encdec.types import UserError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*::")
 """http://…, s3://…, file:/…, and fsspec's chains; a drive of Windows has one letter."""
 _LARGEST, _DEEPEST = 10_000, 50
-"""Values of a config (or characters of one), and levels of them: more than any has, few enough to look at each."""
+"""Values of settings (or characters of one), and levels of them: more than any has, few enough to look at each."""
+_LARGEST_FILE = 100_000
+"""Bytes of YAML; the config of a run has 3,000."""
 
 
 def is_address(text: str) -> bool:
     """Whether a path would be fetched from somewhere rather than read from this machine's disk."""
     return _ADDRESS.match(text) is not None
-
-
-def check_config(path: Path) -> None:
-    """Check a config that the user did not name: its classes are those of encdec, plugins, PyTorch and Lightning.
-
-    It can't lead to another config either, in a file or at an address. Nothing is imported.
-
-    Raises:
-        UserError: it names something else, or is not YAML.
-    """
-    advice = f"if you trust this file, say so by --config {path}"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}, the config beside the checkpoint, is not a YAML file: {reason}.") from error
-    check_names(content, str(path), advice, {"lightning"})
-    for text in _strings(content):
-        if is_address(text) or any(_is_text(folder / text) for folder in (Path(), path.parent)):
-            raise UserError(f"{path} names {quoted(text)}, which may be another config: {advice}.")
-
-
-def check_names(value: Any, where: str, advice: str, also: set[str] | None = None) -> None:
-    """Check that every class that is named somewhere in a value is known. Nothing is imported.
-
-    Known are those derived from `plugins.KINDS`, and what encdec, its plugins and torch.nn define.
-
-    Args:
-        value: dictionaries and lists, as read from YAML, JSON or a checkpoint.
-        where: the file that it is from.
-        advice: what to do where a class is not known.
-        also: packages that are trusted as well.
-
-    Raises:
-        UserError: a class is not known; the sentence names it.
-    """
-    trusted = plugins.packages() | (also or set())
-    for text in _strings(value, where):
-        if _may_be_imported(text) and not _is_known(text, trusted):
-            raise UserError(f"{where} names {quoted(text)}, which is no class of encdec or of a plugin: {advice}.")
 
 
 def named(path: str) -> Any:
@@ -73,28 +32,12 @@ def named(path: str) -> Any:
     return vars(sys.modules[module]).get(name) if module in sys.modules else None
 
 
-def _is_known(path: str, trusted: set[str]) -> bool:
-    found = named(path)
-    if not isinstance(found, type):
-        return False
-    origin = found.__module__
-    kinds = tuple(plugins.KINDS.values())
-    return issubclass(found, kinds) or origin.partition(".")[0] in trusted or origin.startswith("torch.nn.")
+def check_size(value: Any, where: str) -> None:
+    """Check that settings have an end, before anything else looks at them.
 
-
-def _may_be_imported(text: str) -> bool:
-    """Whether a parser that expects a class would import something for this text; other dotted words are harmless."""
-    parts = text.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        return False
-    try:
-        return parts[0] in sys.modules or importlib.util.find_spec(parts[0]) is not None
-    except (ImportError, ValueError):
-        return True
-
-
-def _strings(value: Any, where: str = "") -> Iterator[str]:
-    """All strings in a value, and in the YAML that strings may hold, as the parser would read them."""
+    Raises:
+        UserError: they are nested too deep, or too many.
+    """
     todo, seen = [(value, 0)], 0
     while todo:
         value, depth = todo.pop()
@@ -103,32 +46,91 @@ def _strings(value: Any, where: str = "") -> Iterator[str]:
             raise UserError(f"{where} holds settings that are nested too deep, or too many: it is damaged or foreign.")
         if isinstance(value, dict):
             todo += [(inner, depth + 1) for pair in dict.items(value) for inner in pair]
-        elif isinstance(value, list | tuple | set):
+        elif isinstance(value, list | tuple | set | frozenset):
             todo += [(inner, depth + 1) for inner in value]
-        elif isinstance(value, str):
-            yield value
-            if value.isidentifier():
-                continue  # most are, and YAML takes its time
-            try:
-                inner = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                continue
-            if inner != value:
-                todo.append((inner, depth + 1))
 
 
-def _is_text(path: Path) -> bool:
-    """Whether there is a file that may be YAML; pictures and checkpoints have bytes that YAML must not have."""
+def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The YAML in a file, as nodes and as plain values, read in bounded time and memory.
+
+    Raises:
+        UserError: there is no such file, it is not YAML, or it is larger, deeper or more repetitive than a config is.
+    """
     try:
-        if not path.is_file():
-            return False
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path} is not a file.")
         with path.open("rb") as file:
-            return b"\0" not in file.read(4096)
-    except (OSError, ValueError):
-        return False
+            text = file.read(_LARGEST_FILE + 1).decode()
+        if len(text) >= _LARGEST_FILE:
+            raise UserError(f"{path} is larger than a config is: it is damaged or foreign.")
+        _check_events(text, path)
+        node = yaml.compose(text, Loader=_Loader)
+        return node, yaml.load(text, Loader=_Loader)
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a YAML file: {reason[:300]}.") from error
 
 
-def quoted(text: object) -> str:
-    """A stranger's text, in quotes, without control characters, and not too long."""
-    words = str(text)
-    return repr(words if len(words) <= 100 else f"{words[:100]}…")
+def refuse_duplicates(node: yaml.Node | None, where: str, code: int = 1) -> None:
+    """Refuse two settings with one name, of which YAML takes the last without a word.
+
+    Raises:
+        UserError: there are; it names the line.
+    """
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        for key, value in node.value:
+            if names.count(key.value) > 1:
+                line = key.start_mark.line + 1
+                raise UserError(f"{where} sets {shown(key.value)} twice, in line {line}: keep one.", code)
+            refuse_duplicates(value, where, code)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            refuse_duplicates(value, where, code)
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Reads numbers such as 1e-3 as the parser of configs does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _check_events(text: str, path: Path) -> None:
+    """Check the size of what YAML would make of a text, before it makes it: a few aliases can fill all memory."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} has an alias (*{event.anchor}), which no config of a run has: write it out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        too_long = isinstance(event, yaml.ScalarEvent) and len(event.value) > _LARGEST
+        if count > _LARGEST or depth > _DEEPEST or too_long:
+            raise UserError(f"{path} holds settings that are nested too deep, or too many: it is damaged or foreign.")
+
+
+class _Short(reprlib.Repr):
+    """A short text for any value, in bounded time; it calls no method of a value's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x) if x is None or type(x) in (bool, float) else f"a {type(x).__name__}"
+
+    def repr_int(self, x: int, level: int) -> str:
+        return str(x) if abs(x) < 10**40 else "a number of many digits"
+
+    def repr_set(self, x: Any, level: int) -> str:
+        return "a set"
+
+    repr_frozenset = repr_deque = repr_array = repr_set
+
+
+def shown(value: object) -> str:
+    """A stranger's value as a short text, without control characters."""
+    return _Short().repr(value)

@@ -50,7 +50,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     elif event in _CONNECT:
         for seen in _watching:
             seen.connected.append(f"{event} {args[1] if event == 'socket.connect' else args[:2]}")
-    elif event in _START:
+    elif event in _START and args[:1] != (None,):  # dlopen(None) is this process itself
         for seen in _watching:
             seen.started.append(f"{event} {args[:2]}")
 
