@@ -274,9 +274,16 @@ def _fit_class(value: Any, hint: Any, rules: Rules, where: str, given: int | Non
     if len(found) != 1:
         return _NOTHING
     (cls,) = found
-    if "." not in path:
-        path = f"{cls.__module__}.{cls.__qualname__}"
-    return Named(cls, path, fitted(cls, settings, rules, where, given or 0), given is not None)
+    return Named(
+        cls, path if "." in path else _path_of(cls), fitted(cls, settings, rules, where, given or 0), given is not None
+    )
+
+
+def _path_of(cls: type) -> str:
+    """The shortest path that names a class, as the parser of configs writes it."""
+    parts = cls.__module__.split(".")
+    paths = [".".join([*parts[:count], cls.__qualname__]) for count in range(1, len(parts) + 1)]
+    return next((path for path in paths if named(path) is cls), paths[-1])
 
 
 def _allowed(bases: Iterable[Any], rules: Rules) -> list[type]:
