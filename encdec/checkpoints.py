@@ -157,7 +157,7 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
         )
     settings = {name: value for name, value in hparams.items() if not name.startswith("_")}
     try:
-        _check_weights_fit(known, settings, checkpoint, path)
+        _check_size(known, settings, checkpoint, path)
         paradigm = build.build(known, settings)
         check_fits(paradigm, checkpoint, path)
         paradigm.on_load_checkpoint(checkpoint)
@@ -177,7 +177,7 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
     return paradigm.eval()
 
 
-def _check_weights_fit(
+def _check_size(
     known: type[Paradigm], settings: dict[str, Any], checkpoint: dict[str, Any], path: str | PathLike[str]
 ) -> None:
     """Compare the weights with the model that the settings describe before it takes any memory."""
@@ -189,7 +189,7 @@ def _check_weights_fit(
         raise
     except Exception:  # a constructor that looks at numbers, which are not there
         return
-    check_fits(described, checkpoint, path)
+    _check_kinds(checkpoint, dict(described.named_parameters()), path)
 
 
 def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
@@ -198,20 +198,26 @@ def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathL
     Raises:
         UserError: they are not, or not finite; it names the first.
     """
+    _check_kinds(checkpoint, paradigm.state_dict(), path, all_of_them=True)
+    for name, weight in checkpoint["state_dict"].items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
+
+
+def _check_kinds(
+    checkpoint: dict[str, Any], tensors: dict[str, Tensor], path: str | PathLike[str], all_of_them: bool = False
+) -> None:
+    """Check that a checkpoint has tensors, by name, shape and kind of number, and if they are all, has no other."""
     held, wanted = (
-        {name: _kind(tensor) for name, tensor in state.items()}
-        for state in (checkpoint["state_dict"], paradigm.state_dict())
+        {name: _kind(tensor) for name, tensor in state.items()} for state in (checkpoint["state_dict"], tensors)
     )
-    for name in sorted(held.keys() | wanted.keys()):
+    for name in sorted(held.keys() | wanted.keys() if all_of_them else wanted):
         if held.get(name) != wanted.get(name):
             raise UserError(
                 f"{path} does not fit the model that the config describes: {trust.shown(name)} is "
                 f"{held.get(name, 'missing')} in the checkpoint and {wanted.get(name, 'missing')} in the model; "
                 "give the config it was made with."
             )
-    for name, weight in checkpoint["state_dict"].items():
-        if weight.is_floating_point() and not weight.isfinite().all():
-            raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
 
 
 def digest(metadata: dict[str, Any], weights: dict[str, Tensor]) -> str:
