@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, TypeVar, cast
 
 from encdec import plugins
@@ -215,6 +216,9 @@ def _fit(value: Any, hint: Any, rules: Rules, where: str) -> Any:
         keys = _fit_all(list(value), [key_hint] * len(value), rules, where)
         values = _fit_all(list(value.values()), [hint] * len(value), rules, where)
         return _NOTHING if _NOTHING in (keys, values) else dict(zip(keys, values, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Enum):
+        names = [name for member in origin for name in (member.name, member.value)]
+        return value if type(value) is str and value in names else _NOTHING
     if isinstance(origin, type) and issubclass(origin, os.PathLike):
         return value if type(value) is str else _NOTHING
     return _fit_class(value, origin, rules, where) if isinstance(origin, type) else _NOTHING

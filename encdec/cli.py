@@ -63,7 +63,7 @@ from encdec.types import UserError
 
 # the default settings of some of Lightning's callbacks are members of an Enum, which a config names by their value
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
-_GROUPS = {"trainer": pl.Trainer, **run_config.CALLBACKS}
+_GROUPS: dict[str, type] = {"trainer": pl.Trainer, **run_config.CALLBACKS}
 """The class whose settings each group of them holds."""
 
 

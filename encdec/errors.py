@@ -42,9 +42,6 @@ def _sentence(message: str, known: list[str]) -> str:
         keys = re.findall(r'Parser key "([^"]+)"', message)
         of = f"{keys[-1]}: " if keys else ""
         return f"{of}{match[1]!r} is the name of a file, but settings are read from files by --config FILE alone."
-    match = re.search(r"unrecognized arguments: --([\w.]+)", message)
-    if match and any(name.startswith(f"{match[1]}.") for name in known):
-        return f"--{match[1]} is a group of settings: give one as --{match[1]}.NAME VALUE, or all by --config FILE."
     if match := re.search(r"argument (\S+): expected one argument", message):
         return f"{match[1].rpartition('/')[2]} needs a value."
     if (match := re.search(r"unrecognized arguments: (\S+)", message)) and not match[1].startswith("-"):

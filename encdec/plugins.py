@@ -83,12 +83,6 @@ def subclasses(base: type[T]) -> list[type[T]]:
     return sorted(found, key=lambda cls: (cls.__name__, cls.__module__))
 
 
-def named(path: str) -> Any:
-    """What a dotted path names in a module that is imported; None where there is nothing."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
-
-
 def missing(module: str, name: str) -> str | None:
     """Which plugin would define a class, if it were here or could be imported, as a clause; None if no plugin is known.
 

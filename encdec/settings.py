@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from encdec import plugins
+from encdec import plugins, trust
 from encdec.types import UserError
 
 GROUPS = ("trainer", "checkpoint", "images", "floors", "evaluation", "predictions")
@@ -200,7 +200,7 @@ def _refuse_nulls(value: Any, path: str) -> None:
     elif isinstance(value, Namespace):
         class_path, init_args = value.get("class_path"), value.get("init_args")
         if isinstance(class_path, str) and isinstance(init_args, Namespace):
-            _refuse_null(init_args, path, plugins.named(class_path))
+            _refuse_null(init_args, path, trust.named(class_path))
             for key, inner in vars(init_args).items():
                 _refuse_nulls(inner, f"{path}.{key}")
         elif class_path is None:
