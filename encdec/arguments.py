@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
-from encdec import run_config, runs, settings, trust
+from encdec import moved, run_config, runs, settings, trust
 from encdec.checkpoints import require_file
 from encdec.files import expanded
 from encdec.types import UserError
@@ -24,10 +24,11 @@ def prepared(args: list[str]) -> list[str]:
     """
     args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
     settings.check_flags(args)
+    named = {key for key in ("model", "data") if _flag_values(args, f"--{key}", f"--{key}.class_path")}
     for config in _flag_values(args, "--config", "-c"):
         if Path(config).is_file():  # if not, the parser says so
-            _check_config(config)
-    return _with_config_of_run(args)
+            named |= {str(key).partition(".")[0] for key in _check_config(config)}
+    return _with_config_of_run(args, named)
 
 
 def at_home(value: Any) -> Any:
@@ -70,8 +71,8 @@ def _flag_values(args: list[str], *flags: str) -> list[str]:
     return values
 
 
-def _check_config(config: str) -> None:
-    """Check that a config holds settings; the parser would not name the file that does not."""
+def _check_config(config: str) -> list[Any]:
+    """Check that a config holds settings; the parser would not name the file that does not. Gives their names."""
     try:
         text = Path(config).read_text(encoding="utf-8")
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
@@ -81,17 +82,31 @@ def _check_config(config: str) -> None:
         raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
     trust.refuse_duplicates(node, config, 2)
     settings.check_config(content, config)
+    return list(content)
 
 
-def _with_config_of_run(args: list[str]) -> list[str]:
-    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` alone means: with the config that this run saved."""
-    if _flag_values(args, "--config", "-c", "--model"):
+def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
+    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` without a model means: with the config of that run.
+
+    A checkpoint that was taken out of its run brings its model to what measures it; the user names the data.
+
+    Args:
+        args: what follows `encdec`.
+        named: the keys of settings that the user gives.
+
+    Raises:
+        UserError: no data are named for a checkpoint without a run.
+    """
+    if "model" in named or not {"-h", "--help"}.isdisjoint(args):
         return args
+    files = _flag_values(args, "--ckpt_path")
     folders = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
-    for value in _flag_values(args, "--ckpt_path"):
-        require_file(value)
-        folders.append(Path(value).parent.parent)
+    for file in files:
+        require_file(file)
+        folders.append(Path(file).parent.parent)
     for folder in folders:
         if (folder / runs.CONFIG).is_file():
             return [args[0], "--config", run_config.checked(folder / runs.CONFIG), *args[1:]]
-    return args
+    if not files or args[0] == "fit":
+        return args
+    return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]

@@ -247,7 +247,9 @@ class CLI(LightningCLI):
             path, contents = self._start.checkpoint, self._start.contents
             if self._start.folder.existing is None or self._command != "fit":
                 splits = {"fit": ("val", "test"), "validate": ("val",)}.get(self._command, ("test",))
-                self._differing += identity.check_held_out(path, contents, self._data, self._settings, *splits)
+                changed = identity.check_held_out(path, contents, self._data, self._settings, *splits)
+                self._differing += changed
+                self.datamodule.starts_over = bool(changed)
             checkpoints.check_fits(self.model, contents, path)
             if self._differing:
                 say(f"{path} was made otherwise: {'; '.join(self._differing)}.")

@@ -43,6 +43,7 @@ LAYERS = {
     "checkpoints": 7,
     "exports": 8,
     "identity": 7,
+    "moved": 8,
     "runs": 8,
     "starts": 9,
     "callbacks": 9,

@@ -300,6 +300,7 @@ class DataModule(pl.LightningDataModule, ABC):
             )
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
         self._cursor = Cursor()
+        self.starts_over = False  # with images that the checkpoint was not trained on
 
     def __repr__(self) -> str:
         """Name, settings and, once the data are loaded, what they are; nothing is loaded for it."""
@@ -394,7 +395,7 @@ class DataModule(pl.LightningDataModule, ABC):
         Raises:
             UserError: it was saved with other images, or within an epoch that was cut into batches of another size.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        if self.starts_over or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return
         images = state_dict.get("num_train", self.num_train)
         if images != self.num_train:

@@ -1,0 +1,33 @@
+"""Checkpoints and exports that were taken out of their run, without the run's config."""
+
+import yaml
+
+from encdec import identity, trust
+from encdec.checkpoints import paradigm_class, read_checkpoint
+from encdec.types import UserError
+
+
+def model_as_config(path: str, data_are_named: bool) -> str:
+    """The model that a checkpoint holds, and its seed, as YAML for the parser.
+
+    Args:
+        path: of the checkpoint, or of an export of one.
+        data_are_named: whether the user names the data; a checkpoint says what they were, but not where they are now.
+
+    Raises:
+        UserError: the data are not named; or the checkpoint can't be read, or the model is none that is known here.
+    """
+    contents = read_checkpoint(path)
+    known = paradigm_class(contents, path)
+    held = identity.of_checkpoint(contents)
+    if not data_are_named:
+        data = held.get("data", {"class_path": ""})["class_path"].rpartition(".")[2]
+        were = f"; it was trained on {data}" if data.isidentifier() else ""
+        raise UserError(
+            f"{path} has no config of a run beside it, so the data must be named: give --data NAME{were}.", 2
+        )
+    settings = held["model"]["init_args"]
+    trust.check_names(settings, path, "put the plugin that defines it into ./plugins")
+    model = {"class_path": f"{known.__module__}.{known.__qualname__}", "init_args": settings}
+    as_yaml: str = yaml.safe_dump({"model": model, "seed_everything": held.get("seed_everything", 0)})
+    return as_yaml
