@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from encdec import __version__, build, plugins, trust
+from encdec.data.identity import KEY
 from encdec.files import expanded, written_whole
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import CURVE_KEY, FORMAT, WRITTEN_BY_KEY
@@ -290,6 +291,7 @@ def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
         "global_step": held["step"],
         "epoch": held["epoch"],
         "metrics": held["metrics"],
+        KEY: held.get(KEY),
     }
 
 

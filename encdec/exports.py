@@ -13,6 +13,7 @@ from encdec import __version__
 from encdec.checkpoints import METADATA_KEY, digest, paradigm_class, read_back, read_checkpoint
 from encdec.commands import COMMANDS
 from encdec.compare import Parser
+from encdec.data.identity import KEY, identity_in
 from encdec.files import expanded, written_whole
 from encdec.paradigms.base import FORMAT
 from encdec.types import UserError
@@ -54,6 +55,9 @@ def export_checkpoint(checkpoint: str | PathLike[str], file: str | PathLike[str]
         "epoch": contents["epoch"],
         "metrics": contents.get("metrics", {}),
     }
+    data = identity_in(contents, checkpoint)
+    if data is not None:  # but not each image's number, which are many
+        metadata[KEY] = {**data.as_dict(), "trained_on": {}}
     # each with memory of its own and in order, as the format wants it
     weights = {
         name: torch.clone(weight.detach(), memory_format=torch.contiguous_format)

@@ -143,6 +143,9 @@ def check_held_out(
             raise UserError(f"{path} was trained on {overlap} of the {total} images of the {split} split: {why}.")
         if overlap:
             return [f"it was trained on images that equal {overlap} of the {total} of the {split} split"]
+        if overlap is None and now.name == before.name:
+            unknown = f"whether it was trained on images of the {split} split is not known: its checkpoint would tell"
+            return [f"its data were others ({_counts(before, now)}), and {unknown}"]
     if now.name == before.name and now.differs(before, "train", *splits):
         return [f"its data were others ({_counts(before, now)})"]
     return []

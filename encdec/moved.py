@@ -2,8 +2,10 @@
 
 import yaml
 
-from encdec import identity, trust
+from encdec import identity, plugins, trust
 from encdec.checkpoints import paradigm_class, read_checkpoint
+from encdec.data import DataModule
+from encdec.data.identity import identity_in
 from encdec.types import UserError
 
 
@@ -21,8 +23,9 @@ def model_as_config(path: str, data_are_named: bool) -> str:
     known = paradigm_class(contents, path)
     held = identity.of_checkpoint(contents)
     if not data_are_named:
-        data = held.get("data", {"class_path": ""})["class_path"].rpartition(".")[2]
-        were = f"; it was trained on {data}" if data.isidentifier() else ""
+        data = identity_in(contents, path)
+        known_data = [cls.__name__ for cls in plugins.subclasses(DataModule)]
+        were = f"; it was trained on {data.name}" if data is not None and data.name in known_data else ""
         raise UserError(
             f"{path} has no config of a run beside it, so the data must be named: give --data NAME{were}.", 2
         )

@@ -174,6 +174,18 @@ def test_an_export_is_compared_too(place: Callable[[str], Path], call: Call) -> 
     assert "beta is 100.0 instead of 1.0" in refused(call("validate", f"--ckpt_path={exported}", "--model.beta=100"))
 
 
+def test_an_export_says_that_the_data_have_changed(place: Callable[[str], Path], call: Call) -> None:
+    project = place("pictures")
+    main(["export", BEST, "away.safetensors"])
+    test = ("test", "--ckpt_path=away.safetensors", *PICTURES)
+    assert call(*test) == (0, "")
+    write_pictures(project / "pictures", *range(100, 120))
+    code, err = call(*test)
+    assert code == 0, err
+    assert "50 images, 20 more than the 30 that there were" in err
+    assert "whether it was trained on images of the test split is not known" in err
+
+
 @pytest.mark.parametrize("flag", ["--data.split_seed=99", "--data.val_fraction=0.5"])
 def test_images_that_were_trained_on_are_not_validated_on(flag: str, place: Callable[[str], Path], call: Call) -> None:
     place("digits")

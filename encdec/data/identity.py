@@ -61,7 +61,8 @@ class DataIdentity:
         name: of the class of the data module.
         images: how many, by split.
         fingerprints: SHA-256 of images, labels, classes and shape, by what images are told apart by and by split.
-        trained_on: a number for each image that the model was trained on, int64 (N,), sorted, by what it is made of.
+        trained_on: a number for each image that the model was trained on, int64 (N,), sorted, by what it is made of;
+            empty in an export.
         repeated: how many images of `val` and `test` are equal to one that was trained on, as data sets have some; by
             the same, and by split.
     """
@@ -130,12 +131,18 @@ class PresentData:
             repeated={kind: self._overlaps(kind, trained_on[kind]) for kind in kinds},
         )
 
-    def trained_on(self, before: DataIdentity, split: str) -> int:
-        """How many images of `val` or `test` a model was trained on, if they are more than there were then; else 0."""
-        kind = _common(before.trained_on, self._held_out)
+    def trained_on(self, before: DataIdentity, split: str) -> int | None:
+        """How many images of `val` or `test` a model was trained on, if they are more than there were then; else 0.
+
+        None if it is not known: an export says it only as far as the training images are the same.
+        """
+        trained_on = before.trained_on
+        if not trained_on and not self.identity.differs(before, "train"):
+            trained_on = self.identity.trained_on
+        kind = _common(trained_on, self._held_out)
         if kind is None:
-            return 0
-        overlap = self._overlaps(kind, before.trained_on[kind])[split]
+            return None
+        overlap = self._overlaps(kind, trained_on[kind])[split]
         return overlap if overlap > before.repeated.get(kind, {}).get(split, 0) else 0
 
     def _overlaps(self, kind: str, trained_on: Tensor) -> dict[str, int]:
