@@ -333,7 +333,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "seed": (lambda config: config.update(seed_everything=3), "seed_everything is 3 instead of 0"),
     "batch size": (lambda config: config["data"]["init_args"].update(batch_size=50), "batch_size is 50 instead of 128"),
     "split": (lambda config: config["data"]["init_args"].update(split_seed=9), "split_seed is 9 instead of 0"),
-    "data": (lambda config: config.update(data={"class_path": "MNIST"}), "data.class_path is 'encdec.data.MNIST'"),
+    "data": (lambda config: config.update(data={"class_path": "MNIST"}), "MNIST' instead of 'encdec.data.Digits'"),
     "optimizer": (
         lambda config: config["model"]["init_args"]["optimizer"]["init_args"].update(lr=0.5),
         "model.init_args.optimizer.init_args.lr is 0.5 instead of 0.001",
