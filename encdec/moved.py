@@ -2,7 +2,7 @@
 
 import yaml
 
-from encdec import identity, plugins, trust
+from encdec import build, identity, plugins, trust
 from encdec.checkpoints import paradigm_class, read_checkpoint
 from encdec.data import DataModule
 from encdec.data.identity import identity_in
@@ -29,8 +29,13 @@ def model_as_config(path: str, data_are_named: bool) -> str:
         raise UserError(
             f"{path} has no config of a run beside it, so the data must be named: give --data NAME{were}.", 2
         )
-    settings = held["model"]["init_args"]
-    trust.check_names(settings, path, "put the plugin that defines it into ./plugins")
+    trust.check_size(held, path)
+    try:
+        # what fits are plain values and known classes, whereas a parser takes text for many things
+        settings = build.as_plain(build.fitted(known, held["model"]["init_args"], build.OF_CHECKPOINTS))
+        seed = build.fit(held.get("seed_everything", 0), int, build.OF_CHECKPOINTS, "seed")
+    except build.UnfitError as error:
+        raise UserError(f"{path} does not fit the {known.__name__} that is known here: {error}.") from error
     model = {"class_path": f"{known.__module__}.{known.__qualname__}", "init_args": settings}
-    as_yaml: str = yaml.safe_dump({"model": model, "seed_everything": held.get("seed_everything", 0)})
+    as_yaml: str = yaml.safe_dump({"model": model, "seed_everything": seed})
     return as_yaml
