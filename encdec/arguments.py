@@ -27,7 +27,7 @@ def prepared(args: list[str]) -> list[str]:
     named = {key for key in ("model", "data") if _flag_values(args, f"--{key}", f"--{key}.class_path")}
     for config in _flag_values(args, "--config", "-c"):
         if Path(config).is_file():  # if not, the parser says so
-            named |= {str(key).partition(".")[0] for key in _check_config(config)}
+            named |= _check_config(config)
     return _with_config_of_run(args, named)
 
 
@@ -71,8 +71,12 @@ def _flag_values(args: list[str], *flags: str) -> list[str]:
     return values
 
 
-def _check_config(config: str) -> list[Any]:
-    """Check that a config holds settings; the parser would not name the file that does not. Gives their names."""
+def _check_config(config: str) -> set[str]:
+    """Check that a config holds settings; the parser would not name the file that does not.
+
+    Returns:
+        The keys for which it names a class.
+    """
     try:
         text = Path(config).read_text(encoding="utf-8")
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
@@ -82,7 +86,8 @@ def _check_config(config: str) -> list[Any]:
         raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
     trust.refuse_duplicates(node, config, 2)
     settings.check_config(content, config)
-    return list(content)
+    names = {key for key, value in content.items() if not isinstance(value, dict) or "class_path" in value}
+    return {key.removesuffix(".class_path") for key in names}
 
 
 def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
@@ -92,7 +97,7 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
 
     Args:
         args: what follows `encdec`.
-        named: the keys of settings that the user gives.
+        named: the keys for which the user names a class.
 
     Raises:
         UserError: no data are named for a checkpoint without a run.

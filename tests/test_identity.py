@@ -447,6 +447,8 @@ def test_a_moved_checkpoint_keeps_to_its_settings(place: Callable[[str], Path], 
     assert "the data must be named" in refused(call(*measure, "--data.batch_size=9"), 2)
     (project / "data.yaml").write_text("data: {class_path: Digits, init_args: {batch_size: 9}}")
     assert call(*measure, "--config=data.yaml") == (0, "")
+    (project / "data.yaml").write_text("data: {init_args: {batch_size: 9}}")
+    assert "the data must be named" in refused(call(*measure, "--config=data.yaml"), 2)
     assert "holds a VAE, but the config asks for a AE" in refused(call(*measure, "--data=Digits", "--model=AE"))
 
 
@@ -486,7 +488,7 @@ def test_a_moved_checkpoint_names_no_file_and_no_module(
 
 def test_a_layer_that_names_no_model_lies_over_the_config_of_the_run(place: Callable[[str], Path], call: Call) -> None:
     project = place("digits")
-    (project / "layer.yaml").write_text("data: {init_args: {batch_size: 9}}")
+    (project / "layer.yaml").write_text("data: {init_args: {batch_size: 9}}\nmodel: {init_args: {beta: 1.0}}")
     assert call("validate", f"--ckpt_path={BEST}", "--config=layer.yaml") == (0, "")
 
 
