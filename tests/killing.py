@@ -94,6 +94,29 @@ def on_two(folder: Path, *args: str) -> tuple[int, str]:
     return max(abs(child.exitcode or 0) for child, _ in started), printed
 
 
+def call(folder: Path, function: Callable[..., None], *args: Any, seconds: float) -> None:
+    """Call a function of a module in a process of its own, for what must not be left behind in this one.
+
+    Raises:
+        AssertionError: it failed, or took longer than `seconds`; with what it printed, in `folder`/output.txt.
+    """
+    output = folder / "called.txt"
+    child = _fork(target=_printing_to, args=(output, function, args))
+    child.join(seconds)
+    child.kill()
+    child.join()
+    assert child.exitcode == 0, f"{child.exitcode}: {output.read_text()[-5000:]}"
+
+
+def _printing_to(output: Path, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(ENVIRONMENT)
+    torch.set_num_threads(1)
+    function(*args)
+
+
 @contextlib.contextmanager
 def background(folder: Path, *args: str) -> Iterator[None]:
     """A training that goes on meanwhile, from its first checkpoint on, and is killed in the end."""
@@ -111,14 +134,18 @@ def background(folder: Path, *args: str) -> Iterator[None]:
 
 
 def _start(folder: Path, args: tuple[str, ...], **rest: Any) -> tuple[BaseProcess, Path]:
+    output = folder / f"output-{time.monotonic_ns()}.txt"
+    output.touch()
+    return _fork(target=_child, args=(folder, [*args], output), kwargs=rest), output
+
+
+def _fork(**process: Any) -> BaseProcess:
     with pytest.MonkeyPatch.context() as patch:  # the server that forks must find these tests, wherever it is started
         patch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
         forkserver.ensure_running()
-    output = folder / f"output-{time.monotonic_ns()}.txt"
-    output.touch()
-    child = _FORKS.Process(target=_child, args=(folder, [*args], output), kwargs=rest)
+    child = _FORKS.Process(**process)
     child.start()
-    return child, output
+    return child
 
 
 def _child(
