@@ -202,8 +202,11 @@ def _of_exports(folder: Path) -> Mutate:
         held, mutation = mutated(metadata, draw, [v for v in hostile(draw, folder) if not isinstance(v, bytes)])
         now = dict(weights)
         if draw.random() < 0.2:
-            name = draw.choice(sorted(now))
-            now[name], mutation = draw.choice(tensors()), f"the weight {name}"
+            name, dense = (
+                draw.choice(sorted(now)),
+                [t for t in tensors() if isinstance(t, torch.Tensor) and not t.is_sparse],
+            )
+            now[name], mutation = draw.choice(dense).clone().contiguous(), f"the weight {name}"
         if isinstance(held, dict):
             held["sha256"] = digest(held, now)
         safetensors.torch.save_file(now, path, {METADATA_KEY: json.dumps(held)})
