@@ -287,7 +287,7 @@ def test_checkpoints_that_cant_be_measured_are_refused(
     content = torch.load(path, weights_only=True)
     next(iter(content["state_dict"].values())).fill_(float("nan"))
     torch.save(content, path.with_name("nan.ckpt"))
-    cases["nothing to measure"] = ["--config", "configs/vae.yaml"]
+    cases["holds weights that are not finite"] = ["--config", "configs/vae.yaml"]
     for words, args in cases.items():
         file = path if "fit" in words else path.with_name("nan.ckpt")
         capsys.readouterr()

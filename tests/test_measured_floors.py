@@ -41,7 +41,7 @@ def scalars(name: str = "vae_noenc") -> dict[str, list[float]]:
         (("--trainer.limit_val_batches=1", "--data.batch_size=4"), 32),
         (("--trainer.limit_val_batches=2", "--data.batch_size=4"), 64),
         (("--trainer.limit_val_batches=0.5", "--data.batch_size=5"), 80),
-        (("--trainer.overfit_batches=1", "--data.batch_size=10"), 80),
+        (("--trainer.overfit_batches=1", "--data.batch_size=10"), 10),
         (("--trainer.limit_val_batches=1000",), 144),
     ],
 )
@@ -56,8 +56,8 @@ def test_a_limited_validation_has_the_floors_of_what_is_left(
     ):
         assert gap == pytest.approx(mse - expected, abs=1e-6)
         assert explained == pytest.approx(1 - mse / expected, abs=1e-5)
-    out, err = capfd.readouterr()
-    assert (f"cuts the validation split: {measured} of its 144 images are measured" in err) == (measured < 144)
+    out = capfd.readouterr().out
+    assert (f"cuts the validation split: {measured} of its 144 images are measured" in out) == (measured < 144)
     assert f"{expected:.5g}" in out, "the table shows it"
 
 
@@ -77,13 +77,13 @@ def test_validate_and_test_have_the_floors_of_what_they_measure(
     capfd.readouterr()
     few = ("--data.batch_size=5", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=2")
     cli("validate", *CONFIG, "--ckpt_path", LAST, *few)
-    out, err = capfd.readouterr()
-    assert "40 of its 144 images are measured" in err
+    out = capfd.readouterr().out
+    assert "40 of its 144 images are measured" in out
     assert f"{floor('val', 40):.5g}" in out
     cli("test", *CONFIG, "--ckpt_path", LAST, *few, "--evaluation.parts=[reconstruction]", "--evaluation.code_steps=2",
         "--evaluation.num_images=8")  # fmt: skip
-    out, err = capfd.readouterr()
-    assert "80 of its 359 images are measured" in err
+    out = capfd.readouterr().out
+    assert "80 of its 359 images are measured" in out
     figures = json.loads(Path(LAST).with_suffix(".evaluation.json").read_text())["figures"]
     expected = pytest.approx(floor("test", 80), rel=1e-5)
     assert figures["mse"]["reference"] == figures["mse_floor"]["value"] == expected
@@ -100,12 +100,12 @@ def test_a_limited_training_has_no_floors(
     assert "train/explained_variance" not in found
     assert "train/mse" in found
     assert found["val/mse_floor"] == pytest.approx([floor("val")], rel=1e-5)
-    assert "cuts the training epochs to 3 of their batches" in capfd.readouterr().err
+    assert "cuts the training epochs to 3 of their batches" in capfd.readouterr().out
 
 
 def test_fast_dev_run_says_what_it_measures(cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cli("fit", *CONFIG, "--trainer.fast_dev_run=1", "--data.batch_size=4")
-    assert "32 of its 144 images are measured" in capfd.readouterr().err
+    assert "32 of its 144 images are measured" in capfd.readouterr().out
 
 
 def test_floors_are_not_those_of_the_run_before() -> None:

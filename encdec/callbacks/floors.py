@@ -10,7 +10,6 @@ from torch import Tensor
 from encdec.callbacks.images import fixed_noise, tensorboard_writers
 from encdec.callbacks.run import resumed_at
 from encdec.callbacks.verdicts import SAMPLES
-from encdec.commands import say
 from encdec.data import DataModule
 from encdec.data.base import Loader
 from encdec.evaluation.base import block_size
@@ -102,15 +101,19 @@ class LogFloors(pl.Callback):
         if share is not None and stage == "train":
             if trainer.is_global_zero:
                 batches = int(trainer.num_training_batches)
-                say(f"a limit cuts the training epochs to {batches:,} of their batches, so train/… has no floors.")
+                print(
+                    f"a limit cuts the training epochs to {batches:,} of their batches, so train/… has no floors",
+                    flush=True,
+                )
             return
         moments = self._train
         if stage != "train":
             moments = Moments.of(data.splits[stage], self._pca, **shared, share=share)
         if share is not None and trainer.is_global_zero:
-            say(
+            print(
                 f"a limit cuts the {_SPLITS[stage]} split: {int(moments.counts.sum()):,} of its "
-                f"{len(data.splits[stage].labels):,} images are measured, and the floors are theirs."
+                f"{len(data.splits[stage].labels):,} images are measured, and the floors are theirs",
+                flush=True,
             )
         pl_module.floors[stage] = Floors.of(self._train, moments)
 
