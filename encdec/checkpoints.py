@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import warnings
 import zipfile
 from os import PathLike
@@ -13,22 +12,21 @@ import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from encdec import __version__, build, plugins, trust
+from encdec import build, plugins, trust
+from encdec import checkpoint_contents as contents
 from encdec.data.identity import KEY
 from encdec.files import expanded, written_whole
 from encdec.paradigms import Paradigm
-from encdec.paradigms.base import CURVE_KEY, FORMAT, WRITTEN_BY_KEY
+from encdec.paradigms.base import WRITTEN_BY_KEY
 from encdec.types import UserError
 
 ENDING = ".ckpt"
 METADATA_KEY = "encdec"
 """Under which a safetensors file holds JSON: all but the weights."""
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
-_INSTEAD = "use another one, such as the run's best.ckpt or last.ckpt"
 _ZIP, _OLD_TORCH = b"PK\x03\x04", b"\x80\x02"
-_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(\.\d{1,9})*((a|b|rc|\.post|\.dev)\d{1,9})*(\+[a-z0-9.]+)?")
 
 
 class CheckpointIO(TorchCheckpointIO):
@@ -80,12 +78,13 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
             checkpoint = exported
-        _check_contents(checkpoint, path)
+        contents.check(checkpoint, path)
     except UserError:
         raise
     except Exception as error:  # a hostile file raises nearly anything
         raise UserError(
-            f"{path} can't be read as a checkpoint: it is foreign, or holds code ({type(error).__name__}); {_INSTEAD}."
+            f"{path} can't be read as a checkpoint: it is foreign, or holds code ({type(error).__name__}); "
+            f"{contents.INSTEAD}."
         ) from error
     assert isinstance(checkpoint, dict)
     return checkpoint
@@ -243,14 +242,14 @@ def _verify(path: str | PathLike[str]) -> dict[str, Any] | None:
             raise UserError(f"{path} has the format that PyTorch used until 2020, which encdec does not read.")
         if head[8:] == b"{":
             return _read_export(path)
-        raise UserError(f"{path} is no checkpoint, or its beginning is damaged; {_INSTEAD}.")
+        raise UserError(f"{path} is no checkpoint, or its beginning is damaged; {contents.INSTEAD}.")
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error}).") from error
     except Exception as error:  # a broken file raises nearly anything
         raise UserError(
-            f"{path} is damaged: it is truncated or changed ({type(error).__name__}); {_INSTEAD}."
+            f"{path} is damaged: it is truncated or changed ({type(error).__name__}); {contents.INSTEAD}."
         ) from error
 
 
@@ -266,10 +265,10 @@ def _check_records(path: str | PathLike[str]) -> None:
         packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
         # torch writes records as they are: anything else could unpack to more than there is memory
         if packed or sum(record.file_size for record in records) > Path(path).stat().st_size:
-            raise UserError(f"{path} is packed in a way in which no checkpoint is; {_INSTEAD}.")
+            raise UserError(f"{path} is packed in a way in which no checkpoint is; {contents.INSTEAD}.")
         damaged = archive.testzip()  # a piece at a time
         if damaged is not None:
-            raise UserError(f"{path} is damaged (record {trust.shown(damaged)}); {_INSTEAD}.")
+            raise UserError(f"{path} is damaged (record {trust.shown(damaged)}); {contents.INSTEAD}.")
 
 
 def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
@@ -279,7 +278,7 @@ def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
             raise UserError(f"{path} is not an export of encdec: its metadata have no {METADATA_KEY!r}.")
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
     held = json.loads(text)
-    _check_format(held, path)
+    contents.check_format(held, path)
     if digest({name: value for name, value in held.items() if name != "sha256"}, weights) != held.get("sha256"):
         raise UserError(f"{path} is damaged: it is not what was exported; export the checkpoint again.")
     # Lightning asks for its version, and for nothing else that is not here, when it measures
@@ -293,86 +292,3 @@ def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
         "metrics": held["metrics"],
         KEY: held.get(KEY),
     }
-
-
-def _check_format(written_by: Any, path: str | PathLike[str]) -> None:
-    if not isinstance(written_by, dict) or not _is_count(written_by.get("format")):
-        raise _foreign(path, "what it says about who wrote it is not valid")
-    if written_by["format"] > FORMAT:
-        raise UserError(
-            f"{path} was written by encdec {trust.shown(written_by.get('version'))} in format "
-            f"{written_by['format']}, but encdec {__version__}, which is running, reads formats up to {FORMAT}: update "
-            "encdec."
-        )
-
-
-def _check_contents(checkpoint: Any, path: str | PathLike[str]) -> None:
-    """Check that what encdec and Lightning read in a checkpoint has the types that they expect."""
-    if type(checkpoint) is not dict or not isinstance(checkpoint.get("hyper_parameters"), dict):
-        raise _foreign(path, "it has no hyper_parameters")
-    if WRITTEN_BY_KEY in checkpoint:
-        _check_format(checkpoint[WRITTEN_BY_KEY], path)
-    hparams = checkpoint["hyper_parameters"]
-    if not isinstance(hparams.get("_class_path"), str):
-        raise _foreign(path, "it does not say which paradigm it holds")
-    if not all(isinstance(name, str) for name in checkpoint) or not all(isinstance(name, str) for name in hparams):
-        raise _foreign(path, "its keys are not text")
-    if not all(_is_count(checkpoint.get(name)) for name in ("epoch", "global_step")):
-        raise _foreign(path, "its epoch or its step is no count")
-    version = checkpoint.get("pytorch-lightning_version")
-    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
-    if match is None or (int(match[1]), int(match[2])) < (2, 6):
-        raise _foreign(path, f"encdec never ran with Lightning {trust.shown(version)}")
-    for name, kind in {"loops": dict, "callbacks": dict, "metrics": dict, "optimizer_states": list}.items():
-        if not isinstance(checkpoint.get(name, kind()), kind):
-            raise _foreign(path, f"its {name} are no {kind.__name__}")
-    if not all(isinstance(value, int | float) for value in checkpoint.get("metrics", {}).values()):
-        raise _foreign(path, "its metrics are not numbers")
-    _check_weights(checkpoint.get("state_dict"), path)
-    _check_callbacks(checkpoint.get("callbacks", {}), path)
-    if "optimizer_states" in checkpoint:
-        _check_progress(checkpoint, path)
-
-
-def _check_weights(weights: Any, path: str | PathLike[str]) -> None:
-    if type(weights) is not dict and not (isinstance(weights, dict) and vars(weights).keys() <= {"_metadata"}):
-        raise _foreign(path, "it has no weights")
-    size = Path(path).stat().st_size
-    for name, weight in weights.items():
-        plain = type(weight) in (Tensor, nn.Parameter) and weight.layout == torch.strided and not weight.is_quantized
-        # a tensor may repeat a few numbers, and then fill all memory when it is copied
-        if not isinstance(name, str) or not plain or weight.device.type != "cpu" or weight.nbytes > size:
-            raise _foreign(path, f"{trust.shown(name)} is no weight")
-
-
-def _check_callbacks(states: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Check the names of earlier checkpoints, which Lightning deletes when there are better ones."""
-    for state in states.values():
-        if not isinstance(state, dict):
-            raise _foreign(path, "the state of a callback is no dictionary")
-        files = [value for name, value in state.items() if str(name).endswith("_model_path")]
-        for file in filter(None, [*files, *state.get("best_k_models", {})]):
-            # a folder and a way out of it looks to Lightning as if it lay in the folder
-            climbs = [part == ".." for part in Path(file).parts]
-            if trust.is_address(file) or climbs != sorted(climbs, reverse=True):
-                raise _foreign(path, f"it names {trust.shown(file)} as an earlier checkpoint")
-
-
-def _check_progress(checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Check what a training goes on with, as far as it is read by encdec."""
-    loop, curve = checkpoint["loops"]["fit_loop"], checkpoint.get(CURVE_KEY)
-    epochs, is_last = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
-    if not (_is_count(epochs["processed"]) and _is_count(epochs["ready"])) or type(is_last) is not bool:
-        raise _foreign(path, "how far its training went is not valid")
-    if curve is not None:
-        names, totals = curve["names"], torch.tensor(curve["totals"], dtype=torch.float64)
-        if not _is_count(curve["logged_step"]) or totals.numel() % (len(names) + 1) or not all(map(str.isascii, names)):
-            raise _foreign(path, "its training curve is not valid")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _foreign(path: str | PathLike[str], reason: str) -> UserError:
-    return UserError(f"{path} is not a checkpoint of encdec: {reason}; {_INSTEAD}.")

@@ -17,6 +17,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -36,6 +37,7 @@ from encdec import (
     signals,
     starts,
     trainer_flags,
+    training_state,
 )
 from encdec.callbacks import (
     BestAndLast,
@@ -251,6 +253,9 @@ class CLI(LightningCLI):
                 self._differing += changed
                 self.datamodule.starts_over = bool(changed)
             checkpoints.check_fits(self.model, contents, path)
+            command = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
+            stage = command.get(self._command, TrainerFn.PREDICTING)
+            training_state.check(contents, path, self.trainer, self.model, self.datamodule, stage)
             if self._differing:
                 say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
         if self._command == "fit":

@@ -40,6 +40,8 @@ LAYERS = {
     "trust": 1,
     "build": 6,
     "run_config": 10,
+    "checkpoint_contents": 5,
+    "training_state": 6,
     "checkpoints": 7,
     "exports": 8,
     "identity": 7,

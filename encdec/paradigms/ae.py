@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from encdec import losses
 from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told
+from encdec.types import Batch, Told, UserError
 
 
 @final
@@ -135,8 +135,11 @@ class _GaussianFit(nn.Module):
         saved = {"mean": mean, "second_moment": second_moment, "steps": torch.full_like(self.steps, steps)}
         destination.update({prefix + name: value for name, value in saved.items()})
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        steps = state_dict.get(f"{prefix}steps")
+        if isinstance(steps, Tensor) and (steps < 0).any():
+            raise UserError(f"{prefix}steps is {steps.tolist()}, but it counts steps: take another checkpoint.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._steps = None
         self._waiting.clear()
 
