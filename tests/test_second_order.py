@@ -157,7 +157,7 @@ def test_a_gradient_penalty_in_a_small_network_is_that_of_plain_torch(name: str,
         assert (a - b).norm() < 1e-4 * b.norm()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own, when jvp is first called
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # torch's own, when jvp is first called
 @pytest.mark.parametrize("name", [*PLAIN, "squared_error_matrix", "gaussian_kl"])
 def test_the_transforms_of_torch_func(name: str) -> None:
     rows, loss = LOSSES[name]
