@@ -1,9 +1,13 @@
 """Reading checkpoints, and what was exported from them: weights and plain values only, never code."""
 
+import contextlib
 import hashlib
 import json
+import pickletools
+import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,14 @@ ENDING = ".ckpt"
 METADATA_KEY = "encdec"
 """Under which a safetensors file holds JSON: all but the weights."""
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+_LONGEST_METADATA = 20_000_000
+"""Characters; a data set of a million images takes as many."""
+_CALLED = re.compile(
+    r"collections (OrderedDict|Counter)|torch(\.storage)? \w*Storage|"
+    r"torch\._utils _rebuild_(tensor(_v[23])?|parameter)|"
+    r"torch(\.nn\.parameter)? (Size|device|Parameter|bool|(bfloat|float|u?int|complex)\w*)"
+)
+"""What PyTorch writes for dictionaries, tensors and what is said about them."""
 _ZIP, _OLD_TORCH = b"PK\x03\x04", b"\x80\x02"
 
 
@@ -177,6 +189,24 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
     return paradigm.eval()
 
 
+def check_described(model: Mapping[str, Any], checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Check that a checkpoint has the parameters of the model that a config describes, before it takes any memory.
+
+    Args:
+        model: `class_path` and `init_args`; sizes that it does not say are the checkpoint's.
+        checkpoint: the contents.
+        path: of the checkpoint, for the errors.
+
+    Raises:
+        UserError: they are of another size.
+    """
+    known = paradigm_class(checkpoint, path)
+    accepted, held = build.parameters(known), checkpoint["hyper_parameters"]
+    settings = {name: value for name, value in held.items() if name in accepted} | dict(model.get("init_args") or {})
+    with contextlib.suppress(build.UnfitError):  # what the parser takes and a checkpoint could not hold
+        _check_size(known, settings, checkpoint, path)
+
+
 def _check_size(
     known: type[Paradigm], settings: dict[str, Any], checkpoint: dict[str, Any], path: str | PathLike[str]
 ) -> None:
@@ -269,6 +299,17 @@ def _check_records(path: str | PathLike[str]) -> None:
         damaged = archive.testzip()  # a piece at a time
         if damaged is not None:
             raise UserError(f"{path} is damaged (record {trust.shown(damaged)}); {contents.INSTEAD}.")
+        for record in records:
+            if record.filename.lower().endswith(".pkl"):
+                _check_pickle(archive.read(record), path)
+
+
+def _check_pickle(pickled: bytes, path: str | PathLike[str]) -> None:
+    """Check what a pickle calls: torch would also call for example bytearray, which can fill all memory."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL" and not _CALLED.fullmatch(str(argument)):
+            called = trust.shown(str(argument).replace(" ", "."))
+            raise UserError(f"{path} is foreign, or holds code ({called}); {contents.INSTEAD}.")
 
 
 def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
@@ -277,6 +318,8 @@ def _read_export(path: str | PathLike[str]) -> dict[str, Any]:
         if text is None:
             raise UserError(f"{path} is not an export of encdec: its metadata have no {METADATA_KEY!r}.")
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    if len(text) > _LONGEST_METADATA:
+        raise UserError(f"{path} holds more metadata than an export does: it is foreign.")
     held = json.loads(text)
     contents.check_format(held, path)
     if digest({name: value for name, value in held.items() if name != "sha256"}, weights) != held.get("sha256"):

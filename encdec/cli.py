@@ -191,6 +191,7 @@ class CLI(LightningCLI):
         self._start = self._find_start(config, resume)
         if self._start.checkpoint is not None:
             self._check_start(config)
+            checkpoints.check_described(self._settings["model"], self._start.contents, self._start.checkpoint)
 
     def _find_start(self, config: Any, resume: bool | str) -> runs.Start:
         """The folder to write into, and the checkpoint to take."""

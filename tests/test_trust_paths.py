@@ -329,6 +329,42 @@ def test_settings_of_a_huge_model_take_no_memory(change: dict[str, Any], run: Pa
     assert " in the checkpoint and (" in sentence, sentence
 
 
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("command", ["fit", "resume", "validate"])
+def test_a_config_of_a_huge_model_takes_no_memory(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the checkpoint beside it says the same."""
+    path, config = run / "checkpoints" / "last.ckpt", config_of(run)
+    good = contents(path)
+    good["hyper_parameters"]["latent_dim"] = config["model"]["init_args"]["latent_dim"] = 10**9
+    torch.save(good, path)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    args = ["fit", f"--resume={run}"] if command == "resume" else [command, f"--ckpt_path={path}"]
+    assert " in the checkpoint and (" in refused_by_cli(args, capsys)
+
+
+class Called:
+    """Is pickled as a call."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    "called",
+    [Called(bytearray, 10**11), Called(set, "ab"), Called(complex, 1), Called(torch.zeros, 10**11), Called(print, "x"),
+     torch.zeros(3).to_sparse()],
+    ids=["bytearray", "set", "complex", "zeros", "print", "sparse"],
+)  # fmt: skip
+def test_a_pickle_calls_nothing_but_what_makes_tensors(called: Any, run: Path) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    torch.save({**contents(path), "metrics": {"a": called}}, path)
+    assert "holds code" in refused(lambda: encdec.load(path))
+
+
 # ---------------------------------------------------------------------- what fits is built
 
 
