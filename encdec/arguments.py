@@ -82,10 +82,15 @@ def _check_config(config: str) -> set[str]:
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+    except RecursionError as error:
+        raise UserError(f"{config} is nested too deep for a config.", 2) from error
     if not isinstance(content, dict):
         raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
-    trust.refuse_duplicates(node, config, 2)
-    settings.check_config(content, config)
+    try:
+        trust.refuse_duplicates(node, config, 2)
+        settings.check_config(content, config)
+    except RecursionError as error:
+        raise UserError(f"{config} has settings that hold themselves, by an alias such as &a [*a].", 2) from error
     names = {key for key, value in content.items() if not isinstance(value, dict) or "class_path" in value}
     return {key.removesuffix(".class_path") for key in names}
 
@@ -112,6 +117,20 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
     for folder in folders:
         if (folder / runs.CONFIG).is_file():
             return [args[0], "--config", run_config.checked(folder / runs.CONFIG), *args[1:]]
-    if not files or args[0] == "fit":
+    if not files and args[0] != "fit":
+        raise UserError(f"{args[0]} needs a trained model: give --ckpt_path FILE.", 2)
+    if folders and not files:
+        raise UserError(
+            f"{str(folders[0])!r} is not the folder of a run, which holds a {runs.CONFIG}: give one such as "
+            f"{runs.RUNS}/vae/version_0.",
+            2,
+        )
+    if args[0] == "fit":
+        if files:
+            raise UserError(
+                f"{files[-1]} lies in no run, so its training's settings are not known: give them by --config FILE, or "
+                "--model NAME and --data NAME.",
+                2,
+            )
         return args
     return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]

@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -27,6 +28,7 @@ from encdec import (
     checkpoints,
     errors,
     exports,
+    history,
     identity,
     loops,
     plugins,
@@ -57,6 +59,7 @@ from encdec.callbacks import (
 from encdec.commands import COMMANDS, answer, fail, say
 from encdec.constructors import Constructors
 from encdec.data import DataModule
+from encdec.data.identity import KEY as DATA_KEY
 from encdec.data.identity import PresentData, identity_in
 from encdec.files import disk_is_full
 from encdec.networks import Decoder, Encoder
@@ -282,18 +285,29 @@ class CLI(LightningCLI):
                 self._start.checkpoint,
                 self._start.step,
                 as_yaml,
-                self._data.identity.as_dict(before),
+                {
+                    DATA_KEY: self._data.identity.as_dict(before),
+                    history.KEY: history.extended(self._start.contents, self._saved(), self._settings),
+                    history.TRAINER_KEY: history.of_trainer(self._settings),
+                },
             )
             callbacks.insert(0, self._keep_run)
         if config.logger is not False:
             callbacks.append(Dashboard())
-        if config.enable_progress_bar is not False:
+        own = _as_list(config.callbacks)
+        trainer_flags.check_callbacks(own)
+        if config.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
             callbacks.append(progress())
-        kwargs["callbacks"] = [*callbacks, *_as_list(config.callbacks)]
+        kwargs["callbacks"] = [*callbacks, *own]
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The config of the run that is resumed; None for a new run."""
+        run = self._start.folder.existing
+        return None if run is None else runs.saved_config(run) or {}
 
     def _find_data(self) -> None:
         """Look at the images; go on with the run that has them."""
@@ -337,7 +351,9 @@ class CLI(LightningCLI):
         start, trainer = self._start, self.trainer
         if starts.is_finished(start, trainer, self._settings):
             return
-        if start.folder.existing is not None:
+        saved = self._saved()
+        if start.folder.existing is not None and saved is not None:
+            history.check_epoch(runs.short(start.folder.existing), start.contents, saved, self._settings)
             if runs.rank() == 0:
                 self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)
@@ -468,6 +484,10 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
         if isinstance(error, MisconfigurationException | OSError):
             _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            _fail(f"the package {error.name} is not installed, which this needs: {' '.join(str(error).split())}.", 2)
+        if errors.is_out_of_memory(error):
+            _fail("there is not enough memory for this: make the networks, latent_dim or data.batch_size smaller.", 1)
         if signals.is_lost_process(error):
             _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
         _fail(errors.unexpected(error), 1)

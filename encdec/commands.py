@@ -86,7 +86,8 @@ def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     by_name = known if isinstance(known, dict) else {candidate: candidate for candidate in known}
     lowered = {candidate.lower(): value for candidate, value in by_name.items()}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{lowered[close[0]]}?" if close else ""
+    # the very same name is known elsewhere, but not where it was given
+    return f"; did you mean {prefix}{lowered[close[0]]}?" if close and lowered[close[0]] != name else ""
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from encdec import plugins
@@ -194,6 +195,14 @@ def _or(names: list[str]) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, of the machine or of a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "alloc_cpu", "DefaultCPUAllocator")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def unexpected(error: BaseException) -> str:

@@ -223,8 +223,15 @@ _GAUSSIAN = _Family(  # of variance 1
 )
 
 
+def _of_one_type(eta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the more precise of their types, as a product needs them; images are float32 beside float64 weights."""
+    dtype = torch.promote_types(eta.dtype, x.dtype)
+    return eta.to(dtype), x.to(dtype)
+
+
 def _all_pairs(eta: Tensor, x: Tensor, family: _Family) -> Tensor:
     """A(η_k) − x_bᵀη_k of all pairs: (K, D), (B, D) -> (B, K)."""
+    eta, x = _of_one_type(eta, x)
     if not kernels.readable(eta, x):
         return family.pairs(eta, x, graph=True).T
     result: Tensor = _AllPairs.apply(eta, x, family)
@@ -250,6 +257,7 @@ class _AllPairs(torch.autograd.Function):
 
 def _prior_nll(eta: Tensor, x: Tensor, family: _Family) -> PriorNLL:
     """−log (1/K) Σ_k exp(x_bᵀη_k − A(η_k)), the least A(η_k) − x_bᵀη_k and its k: (K, D), (B, D) -> (B,)."""
+    eta, x = _of_one_type(eta, x)
     if not kernels.readable(eta, x):
         return PriorNLL(family.bound(eta, x), *family.pairs(eta, x, graph=True).detach().min(0))
     return PriorNLL(*_PriorNLL.apply(eta, x, family))

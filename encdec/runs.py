@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from encdec import identity, trust
+from encdec import history, identity, trust
 from encdec.checkpoints import read_checkpoint
 from encdec.commands import say
 from encdec.data.identity import PresentData, identity_in
@@ -172,7 +172,7 @@ def announce(start: Start, settings: Mapping[str, Any]) -> None:
         f"goes on with {short(run)} from "
         + (f"step {start.step}." if start.step else "its start: it has no checkpoint.")
     )
-    changed = identity.differences(saved_config(run) or {}, settings)
+    changed = history.changes(start.contents, saved_config(run) or {}, settings)
     if changed:
         say(f"changed: {'; '.join(changed)}.")
 

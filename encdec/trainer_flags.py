@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder
 
 from encdec.types import UserError
 
@@ -26,6 +27,12 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "model_registry": (None, "checkpoints stay in the run's folder and are not uploaded: leave it out."),
 }
 """Settings that can have one value only, and why."""
+UNFIT_CALLBACKS: dict[type, str] = {
+    BatchSizeFinder: "the data module makes its loaders itself; set data.batch_size",
+    LearningRateFinder: "the rate belongs to the optimizer's settings; set model.optimizer.lr",
+    BaseFinetuning: "it unfreezes a `backbone`, which no paradigm has",
+}
+"""Callbacks that can't be used, and why."""
 
 
 def check(config: Any) -> None:
@@ -64,6 +71,18 @@ def check(config: Any) -> None:
             "trainer.gradient_clip_val: set it too.",
             2,
         )
+
+
+def check_callbacks(callbacks: list[Any]) -> None:
+    """Refuse callbacks of Lightning that look for what no paradigm or data module of encdec has.
+
+    Raises:
+        UserError: there is one.
+    """
+    for callback in callbacks:
+        for kind, why in UNFIT_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise UserError(f"{type(callback).__name__} does not work here: {why}.", 2)
 
 
 def _require_at_least(config: Any, key: str, least: int) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from encdec import history
 from encdec.callbacks.images import tensorboard_writers
 from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
@@ -90,8 +91,15 @@ class Evaluate(pl.Callback):
         self.code_steps, self.sigma, self.feature_space, self.cache_dir = code_steps, sigma, feature_space, cache_dir
         require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
         self.config: dict[str, Any] = {}
+        self._history: list[str] = []
         self.figures: Figures | None = None
         self.written: list[Path] = []
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember what the checkpoint's training began from, and what changed on its way."""
+        self._history = history.in_checkpoint(checkpoint)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate, show and write."""
@@ -119,6 +127,7 @@ class Evaluate(pl.Callback):
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             figures = report.figures_as_dict(self.figures)
             found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": figures}
+            found["history"] = self._history
             found |= {"undefined": self.figures.undefined, "seconds": round(perf_counter() - began, 1)}
             folder, stem = _beside(trainer, run)
             self.written.extend(report.write(found, folder, stem))

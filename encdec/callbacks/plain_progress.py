@@ -50,7 +50,7 @@ class PlainProgress(ProgressBar):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, unless a training has started it."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._began = perf_counter()
             self._due = self._began + SECONDS
 
@@ -69,7 +69,7 @@ class PlainProgress(ProgressBar):
         now = perf_counter()
         if now >= self._due and trainer.is_global_zero:
             self._due = now + SECONDS
-            stage = "validation" if trainer.validating else str(trainer.state.fn.value)  # type: ignore[union-attr]
+            stage = "validation" if trainer.validating or trainer.sanity_checking else str(trainer.state.fn.value)  # type: ignore[union-attr]
             print(f"{stage}: batch {batch_idx + 1}, {_clock(now - self._began)} so far", flush=True)
 
     on_validation_batch_end = on_predict_batch_end = on_test_batch_end

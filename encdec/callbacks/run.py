@@ -9,7 +9,6 @@ from filelock import FileLock, Timeout
 
 from encdec.callbacks.checkpoints import best_and_last
 from encdec.commands import say
-from encdec.data.identity import KEY
 from encdec.files import written_whole
 from encdec.paradigms.base import WRITTEN_BY_KEY, digits_depend_on
 from encdec.runs import CHECKPOINTS, CONFIG, RunFolder, short
@@ -24,16 +23,16 @@ class KeepRun(pl.Callback):
         checkpoint: from which it goes on, or starts; None from nothing.
         step: of that checkpoint.
         config: the settings, as YAML.
-        data: which images it trains on, as its checkpoints say it; see `DataIdentity`.
+        kept: what its checkpoints hold beside the weights: which images it trains on, what it began from, ….
 
     Attributes:
         resumed_at: the step at which a run that was there goes on; None for a new run.
     """
 
     def __init__(
-        self, folder: RunFolder, checkpoint: Path | None, step: int, config: str, data: dict[str, Any]
+        self, folder: RunFolder, checkpoint: Path | None, step: int, config: str, kept: dict[str, Any]
     ) -> None:
-        self.folder, self._checkpoint, self._config, self._data = folder, checkpoint, config, data
+        self.folder, self._checkpoint, self._config, self._kept = folder, checkpoint, config, kept
         self.resumed_at = None if folder.existing is None else step
         self._lock: FileLock | None = None
 
@@ -64,8 +63,8 @@ class KeepRun(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add which images the model was trained on."""
-        checkpoint[KEY] = self._data
+        """Add what is kept with each checkpoint."""
+        checkpoint.update(self._kept)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the settings to loggers other than the run's own, as `enable_autolog_hparams` of the trainer says."""

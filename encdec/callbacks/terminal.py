@@ -207,6 +207,8 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     floors = {name: _floor(name, columns, model.told) for name in names} if isinstance(model, Paradigm) else {}
     heading = next((heading for _, heading in filter(None, floors.values())), None)
     with_floors = heading is not None
+    if not names:  # nothing was validated
+        return
     headings = [*columns, *[heading or ""] * with_floors]
     if _is_narrow():
         headings = [textwrap.fill(heading, _HEADING, break_long_words=False) for heading in headings]

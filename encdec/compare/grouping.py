@@ -107,6 +107,8 @@ def definition(report: Mapping[str, Any]) -> dict[str, Any]:
     without_effect = {f"data.{name}" for name in report["data"].get("without_effect", [])}
     flat = {name: v for name, v in flat.items() if v is not None and name not in without_effect and _is_relevant(name)}
     flat |= {"paradigm": report.get("paradigm"), "precision": report.get("precision")}
+    if report.get("history"):
+        flat["history"] = report["history"]
     flat["checkpoint"] = report["checkpoint"]
     if report["checkpoint"] != "best":  # which step is the best depends on the seed
         flat["step"] = report.get("step")

@@ -137,6 +137,9 @@ def _check(report: Any) -> None:
     if "fingerprint" not in report["data"]:
         raise KeyError("data has no 'fingerprint'")
     _is(report["data"]["fingerprint"], str, "data.fingerprint")
+    history = report.get("history", [])
+    if not (isinstance(history, list) and all(isinstance(entry, str) for entry in history)):
+        raise TypeError(f"history is {_brief(history)}, but it must be a list of texts")
     without_effect = report["data"].get("without_effect", [])
     if not (isinstance(without_effect, list) and all(isinstance(name, str) for name in without_effect)):
         raise TypeError(f"data.without_effect is {_brief(without_effect)}, but it must be a list of texts")

@@ -1,0 +1,64 @@
+"""Faults that were found by trying, after those of the tables in the other files."""
+
+from pathlib import Path
+
+import pytest
+
+from encdec.cli import main
+
+from .conftest import RunCLI
+
+MODEL = ("fit", "--model=VAE", "--model.latent_dim=2", "--trainer.limit_train_batches=2")
+SENTENCES: dict[str, tuple[list[str], int, str]] = {
+    "a setting of another class": ([*MODEL, "--data.num_workers=1"], 2, "There is no option 'num_workers' here."),
+    "an alias that holds itself": (["fit", "--config=circle.yaml"], 2, "hold themselves"),
+    "more than there is memory": ([*MODEL, "--model.latent_dim=99999999999"], 1, "not enough memory"),
+    "a search for the batch size": ([*MODEL, "--trainer.callbacks+=BatchSizeFinder"], 2, "set data.batch_size"),
+    "a search for the rate": ([*MODEL, "--trainer.callbacks+=LearningRateFinder"], 2, "set model.optimizer.lr"),
+    "fine-tuning of a backbone": ([*MODEL, "--trainer.callbacks+=BackboneFinetuning"], 2, "no paradigm has"),
+    "validate without anything": (["validate"], 2, "validate needs a trained model: give --ckpt_path FILE"),
+    "test without anything": (["test"], 2, "test needs a trained model: give --ckpt_path FILE"),
+    "a run that is not there": (["fit", "--resume", "nowhere"], 2, "'nowhere' is not the folder of a run"),
+    "a plateau without validations": (
+        [*MODEL, "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss",
+         "--trainer.limit_val_batches=0"], 2, "never validates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_what_is_wrong_is_one_sentence(name: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("circle.yaml").write_text("model: VAE\ntrainer: &a {max_epochs: 1, callbacks: *a}\n")
+    args, code, expected = SENTENCES[name]
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    err = capsys.readouterr().err
+    assert expected in err
+    assert stop.value.code == code, err
+    assert len(err.splitlines()) == 1, err
+    assert "ENCDEC_DEBUG" not in err
+
+
+def test_double_precision_is_evaluated(cli: RunCLI, project: Path) -> None:
+    cli(*MODEL, "--trainer.max_epochs=1", "--trainer.precision=64")
+    path = "lightning_logs/vae/version_0/checkpoints/last"
+    cli("test", f"--ckpt_path={path}.ckpt", "--evaluation.num_images=8", "--evaluation.num_samples=40",
+        "--evaluation.prior_samples=8", "--evaluation.posterior_samples=2", "--evaluation.code_steps=2",
+        "--evaluation.feature_space=pca")  # fmt: skip
+    assert Path(f"{path}.evaluation.json").is_file()
+
+
+def test_a_progress_bar_of_the_user_takes_the_place_of_ours(cli: RunCLI, project: Path) -> None:
+    cli(*MODEL, "--trainer.max_epochs=1", "--trainer.callbacks+=RichProgressBar")
+    assert Path("lightning_logs/vae/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_a_sanity_check_has_a_clock_of_its_own(cli: RunCLI, capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    cli(*MODEL, "--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=1")
+    assert "so far" not in capsys.readouterr().out, "it took less than 30 seconds"
+
+
+def test_no_table_is_printed_where_nothing_was_validated(
+    cli: RunCLI, capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    cli(*MODEL, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
+    assert "unit" not in capsys.readouterr().out
