@@ -117,6 +117,12 @@ class _RunLogger(TensorBoardLogger):
         """Nothing: the run's config.yaml holds them, beside TensorBoard's files."""
 
     @rank_zero_only
+    def save(self) -> None:
+        """Write the hyper-parameters, where nothing is in their place yet; a pipe there would be waited for."""
+        if not os.path.lexists(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE)):
+            super().save()
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
         """Write all scalars as one event; TensorBoardLogger writes one for each, which takes 0.1 ms."""
         values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]

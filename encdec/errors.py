@@ -197,12 +197,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, of the machine or of a GPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether there was not enough memory, of the machine or of a GPU; the parser wraps what a constructor raises."""
     words = ("can't allocate memory", "alloc_cpu", "DefaultCPUAllocator")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unexpected(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,8 +85,10 @@ def claimed(path: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another process has, and this one shall not wait for it.
     """
     descriptor = None
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        path.unlink()  # a link leads elsewhere, and a pipe nowhere: neither is of a run
     while fcntl is not None and descriptor is None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -224,7 +224,7 @@ def _same(key: str, before: Any, now: Any) -> bool:
     if isinstance(before, list | tuple) and isinstance(now, list | tuple):
         return len(before) == len(now) and all(_same("", *pair) for pair in zip(before, now, strict=True))
     try:
-        return bool(before == now)
+        return bool(before == now) or bool(before != before and now != now)  # not a number equals nothing
     except Exception:  # what a stranger's file holds may not be comparable
         return False
 

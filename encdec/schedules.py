@@ -122,8 +122,20 @@ def check(trainer: pl.Trainer) -> None:
     in_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     run = RunLength(steps, min(epochs, math.ceil(steps / in_epoch) if math.isfinite(steps) else math.inf))
     for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and not _validates(trainer):
+            raise UserError(
+                f"{type(config.scheduler).__name__} changes the rate after validations, but this run never validates: "
+                "take another schedule, or let it validate.",
+                2,
+            )
         if not config.reduce_on_plateau:
             check_length(config.scheduler, "step" if config.interval == "step" else "epoch", run)
+
+
+def _validates(trainer: pl.Trainer) -> bool:
+    """Whether a training that begins will validate."""
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    return trainer.enable_validation and (every is None or epochs in (None, -1) or every <= epochs)
 
 
 def described(trainer: pl.Trainer) -> list[str]:

@@ -11,6 +11,15 @@ from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, Learnin
 
 from encdec.types import UserError
 
+_LAUNCHED = (
+    "MASTER_ADDR",
+    "SLURM_NTASKS",
+    "TORCHELASTIC_RUN_ID",
+    "LSB_JOBID",
+    "KUBERNETES_PORT",
+    "OMPI_COMM_WORLD_SIZE",
+)
+"""What the environment of a process has that was started as one of many."""
 _UNITS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
 _PROFILERS = ("simple", "advanced", "pytorch", "xla")
 _TIME = "a time DD:HH:MM:SS, or one such as {hours: 2, minutes: 30}"
@@ -56,6 +65,7 @@ def check(config: Any) -> None:
     _check_length(config)
     _check_intervals(config)
     _check_devices(config)
+    _check_nodes(config)
     profiler = config.profiler
     if isinstance(profiler, str) and (
         profiler.lower() not in _PROFILERS or (profiler.lower() == "xla" and find_spec("torch_xla") is None)
@@ -139,6 +149,16 @@ def _check_time(key: str, value: Any) -> None:
         length = timedelta(**value)
     if length <= timedelta():
         raise UserError(f"trainer.{key} is {_shown(value)}, but it must be {_TIME}, and more than 0.", 2)
+
+
+def _check_nodes(config: Any) -> None:
+    """Refuse to wait for other machines that nobody has started."""
+    if config.num_nodes > 1 and not any(name in os.environ for name in _LAUNCHED):
+        raise UserError(
+            f"trainer.num_nodes is {config.num_nodes}, but this process was started alone and would wait for the other "
+            "machines: start one on each by Slurm or torchrun, or set MASTER_ADDR and NODE_RANK.",
+            2,
+        )
 
 
 def _check_devices(config: Any) -> None:

@@ -34,6 +34,13 @@ _LOOPS = {
 }
 
 
+_PLACE = {
+    "last_epoch", "num_bad_epochs", "best", "cooldown_counter", "T_cur", "T_i", "_step_count", "_is_initial",
+    "_get_lr_called_within_step",
+}  # fmt: skip
+"""What says where a schedule of torch is; all other numbers of its state are its settings."""
+
+
 class MismatchError(Exception):
     """A part of a state is none that fits; the message says which and why."""
 
@@ -187,8 +194,21 @@ def _check_schedulers(states: Any, schedulers: list[Any], optimizers: list[Optim
         template = SWALR(torch.optim.SGD(groups), swa_lr=1.0).state_dict()
         if type(states[0]) is dict and states[0].keys() == template.keys():  # it has taken the others' place
             return _like(template, states[0], "lr_schedulers[0]", grows=True)
-    _like([scheduler.state_dict() for scheduler in schedulers], states, "lr_schedulers")
+    templates = [scheduler.state_dict() for scheduler in schedulers]
+    _like(templates, states, "lr_schedulers")
+    for index, (template, state) in enumerate(zip(templates, states or (), strict=True)):
+        _check_schedule(template, state, f"lr_schedulers[{index}]")
     return None
+
+
+def _check_schedule(template: Mapping[str, Any], state: Mapping[str, Any], where: str) -> None:
+    """Check that a schedule is the one that the settings describe, wherever it is."""
+    for name, value in template.items():
+        if name == "_schedulers":
+            for index, (inner, held) in enumerate(zip(value, state[name], strict=True)):
+                _check_schedule(inner, held, f"{where}.{name}[{index}]")
+        elif name not in _PLACE and type(value) in (int, float, str, bool) and state[name] != value:
+            raise MismatchError(f"{where}.{name} is {trust.shown(state[name])}, but it must be {value}")
 
 
 # ---------------------------------------------------------------------- optimizers

@@ -13,7 +13,7 @@ import yaml
 
 from encdec.types import UserError
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*::")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:/|.*(::|://)", re.DOTALL)
 """http://…, s3://…, file:/…, and fsspec's chains; a drive of Windows has one letter."""
 _LARGEST, _DEEPEST = 10_000, 50
 """Values of settings (or characters of one), and levels of them: more than any has, few enough to look at each."""

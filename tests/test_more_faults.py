@@ -1,9 +1,11 @@
 """Faults that were found by trying, after those of the tables in the other files."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from encdec import trust
 from encdec.cli import main
 
 from .conftest import RunCLI
@@ -20,8 +22,9 @@ SENTENCES: dict[str, tuple[list[str], int, str]] = {
     "test without anything": (["test"], 2, "test needs a trained model: give --ckpt_path FILE"),
     "a run that is not there": (["fit", "--resume", "nowhere"], 2, "'nowhere' is not the folder of a run"),
     "a plateau without validations": (
-        [*MODEL, "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss",
-         "--trainer.limit_val_batches=0"], 2, "never validates"),
+        [*MODEL, "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+         "--model.lr_scheduler.monitor=val/loss", "--trainer.limit_val_batches=0"], 2, "never validates"),
+    "machines that nobody started": ([*MODEL, "--trainer.num_nodes=2"], 2, "this process was started alone"),
 }  # fmt: skip
 
 
@@ -62,3 +65,35 @@ def test_no_table_is_printed_where_nothing_was_validated(
 ) -> None:
     cli(*MODEL, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
     assert "unit" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_files_are_not_written_through_links(kind: str, cli: RunCLI, project: Path) -> None:
+    """Names that can be guessed, in a run's folder that somebody else made."""
+    cli(*MODEL, "--trainer.max_epochs=1")
+    folder, outside = project / "lightning_logs/vae/version_0/checkpoints", project / "thesis.txt"
+    outside.write_text("years of work")
+    for name in ("best.ckpt", "last.ckpt", "last.evaluation.json", "last.safetensors"):
+        place = folder / f".{name}.tmp"
+        place.symlink_to(outside) if kind == "link" else os.mkfifo(place)
+    cli("fit", "--resume", str(folder.parent), "--trainer.max_epochs=2")
+    cli("test", f"--ckpt_path={folder}/last.ckpt", "--evaluation.parts=[reconstruction]", "--evaluation.num_images=8")
+    cli("export", f"{folder}/last.ckpt")
+    assert outside.read_text() == "years of work"
+    for name in ("best.ckpt", "last.ckpt", "last.evaluation.json", "last.safetensors"):
+        assert (folder / name).is_file()
+        assert not (folder / name).is_symlink()
+
+
+def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(cli: RunCLI, project: Path) -> None:
+    cli(*MODEL, "--trainer.max_epochs=1")
+    run = project / "lightning_logs/vae/version_0"
+    (run / "hparams.yaml").unlink(missing_ok=True)
+    os.mkfifo(run / "hparams.yaml")
+    cli("validate", f"--ckpt_path={run}/checkpoints/last.ckpt")
+    cli("fit", "--resume", str(run), "--trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize("address", ["arrow_hdfs://h/x", "async_wrapper://x", "x\n::http://127.0.0.1:9/", "a-b+c.d:/x"])
+def test_an_address_is_known_as_one(address: str) -> None:
+    assert trust.is_address(address)

@@ -8,6 +8,7 @@ from . import (
     test_data,
     test_errors,
     test_fuzz,
+    test_more_faults,
     test_parser_sentences,
     test_resume,
     test_schedules,
@@ -20,7 +21,7 @@ BAD_INPUTS = (
     test_config_shapes.CONFIGS, test_config_shapes.UNKNOWN, test_config_shapes.NULLS, test_config_shapes.FLAGS,
     test_parser_sentences.SENTENCES, test_schedules.REFUSED, test_schedules.WRONG,
     test_trainer_flags.REFUSED, test_trainer_flags.LATE,
-    test_data.FAULTS, test_data.BAD, test_compare.DAMAGED,
+    test_data.FAULTS, test_data.BAD, test_compare.DAMAGED, test_more_faults.SENTENCES,
 )  # fmt: skip
 COUNTS = {
     "kinds of training killed or stopped at a chosen moment": len(test_resume.CASES) + len(test_resume.STOPS),

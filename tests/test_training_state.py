@@ -292,3 +292,12 @@ def test_a_fitted_gaussian_of_a_negative_number_of_steps_is_refused(
     state["state_dict"]["codes.steps"] = torch.tensor(-1)
     torch.save(state, path)
     assert "codes.steps" in refused_by_cli(["fit", f"--ckpt_path={path}", "--trainer.max_epochs=2"], capsys)
+
+
+def test_a_schedule_of_other_settings_is_a_sentence(
+    changed: Callable[[Change], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"step_size": 0, "gamma": float("nan")}.items():
+        path = changed(put("lr_schedulers", 0, name, value=value))
+        err = refused_by_cli(["fit", "--resume", str(path.parent.parent), "--trainer.max_epochs=2"], capsys)
+        assert f"lr_schedulers[0].{name} is " in err
