@@ -294,6 +294,8 @@ def test_other_data_may_follow_in_a_new_run_which_knows_what_came_before(
 
 RECORDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "text": lambda held: "all of them",
+    "a tensor": lambda held: torch.zeros(1),
+    "counts in a tensor": lambda held: {**held, "images": torch.zeros(1)},
     "no class": lambda held: {name: value for name, value in held.items() if name != "class"},
     "a list of images": lambda held: {**held, "trained_on": [1, 2]},
     "numbers that repeat": lambda held: {**held, "trained_on": {"pixels": torch.zeros(1).long().expand(2**40)}},

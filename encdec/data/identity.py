@@ -159,6 +159,7 @@ def identity_in(checkpoint: Mapping[str, Any], path: object) -> DataIdentity | N
     if held is None:
         return None
     try:
+        _checked(held, dict)
         found = DataIdentity(
             name=_checked(held["class"], str),
             images={split: _checked(held["images"][split], int) for split in SPLITS},
@@ -175,7 +176,7 @@ def identity_in(checkpoint: Mapping[str, Any], path: object) -> DataIdentity | N
         # a tensor may repeat a few numbers, and then fill all memory when it is copied
         if not all(of.dtype == torch.int64 and of.ndim == 1 and of.is_contiguous() for of in found.trained_on.values()):
             raise TypeError("trained_on")
-    except (KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what a stranger wrote raises nearly anything
         raise UserError(f"{path} is not a checkpoint of encdec: what it says about its data is not valid.") from error
     return found
 
