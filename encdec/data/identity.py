@@ -159,17 +159,21 @@ def identity_in(checkpoint: Mapping[str, Any], path: object) -> DataIdentity | N
     if held is None:
         return None
     try:
-        _checked(held, dict)
+        for part in (
+            held,
+            *(_checked(held, dict)[name] for name in ("images", "fingerprints", "trained_on", "repeated")),
+        ):
+            _checked(part, dict)
         found = DataIdentity(
             name=_checked(held["class"], str),
             images={split: _checked(held["images"][split], int) for split in SPLITS},
             fingerprints={
-                _checked(kind, str): {split: _checked(of[split], str) for split in SPLITS}
+                _checked(kind, str): {split: _checked(_checked(of, dict)[split], str) for split in SPLITS}
                 for kind, of in held["fingerprints"].items()
             },
             trained_on={_checked(kind, str): _checked(of, Tensor) for kind, of in held["trained_on"].items()},
             repeated={
-                _checked(kind, str): {split: _checked(of[split], int) for split in ("val", "test")}
+                _checked(kind, str): {split: _checked(_checked(of, dict)[split], int) for split in ("val", "test")}
                 for kind, of in held["repeated"].items()
             },
         )
