@@ -185,6 +185,8 @@ def test_a_full_disk_under_tensorboard_costs_a_sentence_and_no_weights(project: 
 
 
 WITHOUT_POSIX = """
+import os
+os.environ["USERNAME"] = "user"  # as Windows has it
 import signal
 for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGALRM", "SIGCHLD", "SIGPIPE"):
     if hasattr(signal, name):
