@@ -186,7 +186,8 @@ def test_a_full_disk_under_tensorboard_costs_a_sentence_and_no_weights(project: 
 
 WITHOUT_POSIX = """
 import os
-os.environ.update(USERNAME="user", HOME=os.getcwd())  # which need no pwd; Windows has both
+import tempfile
+os.environ.update(USERNAME="user", HOME=tempfile.gettempdir())  # which need no pwd; Windows has both
 import signal
 for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGALRM", "SIGCHLD", "SIGPIPE"):
     if hasattr(signal, name):
