@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
 from encdec import moved, run_config, runs, settings, trust
-from encdec.checkpoints import require_file
+from encdec.checkpoints import no_checkpoint, require_file
 from encdec.files import expanded
 from encdec.types import UserError
 
@@ -105,7 +105,7 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
         named: the keys for which the user names a class.
 
     Raises:
-        UserError: no data are named for a checkpoint without a run.
+        UserError: the call names no run or checkpoint that there is, or no data for a checkpoint without a run.
     """
     if "model" in named or not {"-h", "--help"}.isdisjoint(args):
         return args
@@ -117,20 +117,16 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
     for folder in folders:
         if (folder / runs.CONFIG).is_file():
             return [args[0], "--config", run_config.checked(folder / runs.CONFIG), *args[1:]]
-    if not files and args[0] != "fit":
-        raise UserError(f"{args[0]} needs a trained model: give --ckpt_path FILE.", 2)
-    if folders and not files:
+    if files and args[0] != "fit":
+        return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]
+    if files:
         raise UserError(
-            f"{str(folders[0])!r} is not the folder of a run, which holds a {runs.CONFIG}: give one such as "
-            f"{runs.RUNS}/vae/version_0.",
+            f"{files[-1]} lies in no run, so its training's settings are not known: give them by --config FILE, or "
+            "--model NAME and --data NAME.",
             2,
         )
-    if args[0] == "fit":
-        if files:
-            raise UserError(
-                f"{files[-1]} lies in no run, so its training's settings are not known: give them by --config FILE, or "
-                "--model NAME and --data NAME.",
-                2,
-            )
-        return args
-    return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]
+    if args[0] != "fit":
+        raise no_checkpoint(args[0])
+    if folders:
+        raise runs.no_run(str(folders[0]))
+    return args

@@ -18,7 +18,7 @@ INSTEAD = "use another one, such as the run's best.ckpt or last.ckpt"
 MOST = 2**48
 """More than any run counts to: at a million steps a second, after nine years."""
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(\.\d{1,9})*((a|b|rc|\.post|\.dev)\d{1,9})*(\+[a-z0-9.]+)?")
-_CURRENT_WEIGHTS = "current_model_state"
+CURRENT_WEIGHTS = "current_model_state"
 """Where Lightning's averaging callbacks keep the weights that training goes on with."""
 
 
@@ -95,7 +95,7 @@ def check(checkpoint: Any, path: str | PathLike[str]) -> None:
     metrics: dict[Any, Any] = checkpoint.get("metrics", {})
     if not all(type(name) is str and _is_line(name) and is_number(value) for name, value in metrics.items()):
         raise foreign(path, "its metrics are not numbers")
-    for name in ("state_dict", *({_CURRENT_WEIGHTS} & checkpoint.keys())):
+    for name in ("state_dict", *({CURRENT_WEIGHTS} & checkpoint.keys())):
         _check_weights(checkpoint.get(name), path)
     _check_callbacks(checkpoint.get("callbacks", {}), path)
     if "optimizer_states" in checkpoint:

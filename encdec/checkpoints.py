@@ -118,6 +118,11 @@ def require_file(path: str | PathLike[str]) -> None:
         raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
 
 
+def no_checkpoint(command: str) -> UserError:
+    """The error for a command that measures a model but is given none."""
+    return UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
+
+
 def verify(path: str | PathLike[str]) -> None:
     """Check that a file is a whole checkpoint or a whole export: that its bytes are those that were written.
 

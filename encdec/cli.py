@@ -208,7 +208,7 @@ class CLI(LightningCLI):
         parent = Path(config.trainer.default_root_dir or ".", runs.RUNS, name)
         if config.ckpt_path is None:
             if self._command != "fit":
-                raise UserError(f"{self._command} needs a trained model: give --ckpt_path FILE.", 2)
+                raise checkpoints.no_checkpoint(self._command)
             if resume is False:
                 return runs.Start(runs.RunFolder(parent))
             run = None if resume is True else resume
@@ -293,7 +293,7 @@ class CLI(LightningCLI):
                 as_yaml,
                 {
                     DATA_KEY: self._data.identity.as_dict(before),
-                    history.KEY: history.extended(self._start.contents, self._saved(), self._settings),
+                    history.KEY: history.extended(self._start.contents, self._start.saved, self._settings),
                     history.TRAINER_KEY: history.of_trainer(self._settings),
                 },
             )
@@ -309,11 +309,6 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
-
-    def _saved(self) -> dict[str, Any] | None:
-        """The config of the run that is resumed; None for a new run."""
-        run = self._start.folder.existing
-        return None if run is None else runs.saved_config(run) or {}
 
     def _find_data(self) -> None:
         """Look at the images; go on with the run that has them."""
@@ -357,9 +352,8 @@ class CLI(LightningCLI):
         start, trainer = self._start, self.trainer
         if starts.is_finished(start, trainer, self._settings):
             return
-        saved = self._saved()
-        if start.folder.existing is not None and saved is not None:
-            history.check_epoch(runs.short(start.folder.existing), start.contents, saved, self._settings)
+        if start.folder.existing is not None:
+            history.check_epoch(runs.short(start.folder.existing), start.contents, start.saved or {}, self._settings)
             if runs.rank() == 0:
                 self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
             runs.announce(start, self._settings)
@@ -515,9 +509,5 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """The first error meant for users in a chain of causes; the parser wraps what a constructor raises."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    """The first error meant for users among the causes of an error."""
+    return next((cause for cause in errors.causes(error) if isinstance(cause, UserError)), None)

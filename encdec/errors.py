@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,22 +197,27 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether there was not enough memory, of the machine or of a GPU; the parser wraps what a constructor raises."""
-    words = ("can't allocate memory", "alloc_cpu", "DefaultCPUAllocator")
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, one after the other; the parser wraps what a constructor raises."""
     while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, of the machine or of a GPU."""
+    words = ("can't allocate memory", "alloc_cpu", "DefaultCPUAllocator")
+    return any(
+        isinstance(cause, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(cause, RuntimeError) and any(word in str(cause) for word in words))
+        for cause in causes(error)
+    )
 
 
 def unexpected(error: BaseException) -> str:
     """One sentence for an error that nobody foresaw: what it says, and where in our code or a plugin's it arose."""
-    while _INTERNAL.search(str(error)) and (cause := error.__cause__ or error.__context__) is not None:
-        error = cause  # the parser wraps what a constructor raises
+    chain = list(causes(error))
+    error = next((cause for cause in chain if not _INTERNAL.search(str(cause))), chain[-1])
     reason = _shortened(" ".join(str(error).split()))
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]

@@ -43,10 +43,16 @@ def changes(contents: Mapping[str, Any], saved: Mapping[str, Any], settings: Map
         saved: the settings in the run's config.
         settings: of the call.
     """
-    held = contents.get(TRAINER_KEY)
-    if isinstance(held, Mapping) and isinstance(saved.get("trainer"), Mapping):
-        saved = {**saved, "trainer": {**saved["trainer"], **{key: held[key] for key in _TRAINER if key in held}}}
+    trainer = saved.get("trainer")
+    if isinstance(trainer, Mapping):
+        saved = {**saved, "trainer": {**trainer, **_made_with(contents, saved)}}
     return identity.differences(saved, settings)
+
+
+def _made_with(contents: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings that a checkpoint was made with: those that it holds, else those of the run's config."""
+    held = contents.get(TRAINER_KEY)
+    return of_trainer(saved) | (of_trainer({"trainer": held}) if isinstance(held, Mapping) else {})
 
 
 def extended(contents: Mapping[str, Any], saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> list[str]:
@@ -63,8 +69,8 @@ def extended(contents: Mapping[str, Any], saved: Mapping[str, Any] | None, setti
     if saved is None:
         name = str(contents["hyper_parameters"]["_class_path"]).rpartition(".")[2]
         return [*before, f"began from the step {step} of a trained {name}"]
-    made_with = {"trainer": of_trainer(saved)}
-    changed = changes(contents, made_with, {"trainer": of_trainer(settings)})
+    before_now = ({"trainer": of} for of in (_made_with(contents, saved), of_trainer(settings)))
+    changed = identity.differences(*before_now)
     return [*before, *(f"from step {step} on {text}" for text in changed)]
 
 
@@ -76,14 +82,14 @@ def check_epoch(
     Raises:
         UserError: they are not; a run that is resumed would make up for what an epoch lacks, or leave it out.
     """
-    differing = [text for text in changes(contents, saved, settings) if text.startswith(_epoch_keys())]
+    before, now = (
+        {"trainer": {key: of[key] for key in _OF_AN_EPOCH if key in of}}
+        for of in (_made_with(contents, saved), of_trainer(settings))
+    )
+    differing = identity.differences(before, now)
     if differing:
         raise UserError(
             f"--resume can't go on with {run}: {differing[0]}, which changes how long an epoch is. Leave that out, or "
             "begin a new run.",
             2,
         )
-
-
-def _epoch_keys() -> tuple[str, ...]:
-    return tuple(f"trainer.{key} " for key in _OF_AN_EPOCH)

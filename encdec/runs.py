@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ class Start:
     contents: dict[str, Any] = field(default_factory=dict)
     others: tuple[Path, ...] = ()
 
+    @cached_property
+    def saved(self) -> dict[str, Any] | None:
+        """The settings in the config of the run that it goes on with; None for a new run."""
+        return None if self.folder.existing is None else saved_config(self.folder.existing) or {}
+
     @property
     def step(self) -> int:
         """How many steps the optimizer has made."""
@@ -97,9 +103,7 @@ def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: 
     if run is not None:
         found, saved = Path(run), saved_config(Path(run))
         if saved is None:
-            raise UserError(
-                f"{run!r} is not the folder of a run, which holds a {CONFIG}: give one such as {RUNS}/vae/version_0.", 2
-            )
+            raise no_run(run)
         differing = identity.differences(identity.of_run(saved), wanted)
         if differing:
             raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or begin a new run.", 2)
@@ -122,6 +126,13 @@ def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: 
     return start
 
 
+def no_run(folder: str) -> UserError:
+    """The error for a folder that is none of a run."""
+    return UserError(
+        f"{folder!r} is not the folder of a run, which holds a {CONFIG}: give one such as {RUNS}/vae/version_0.", 2
+    )
+
+
 def with_data(start: Start, data: PresentData, settings: Mapping[str, Any], run: bool, dirpath: str | None) -> Start:
     """The start of a resumed run whose images are those of the call, wherever they lie.
 
@@ -142,7 +153,7 @@ def with_data(start: Start, data: PresentData, settings: Mapping[str, Any], run:
         folder = found.folder.existing
         assert folder is not None
         held = identity_in(found.contents, found.checkpoint)
-        same_places = identity.same_places(saved_config(folder) or {}, settings)
+        same_places = identity.same_places(found.saved or {}, settings)
         if held is None and (run or same_places or found.checkpoint is None):
             return found  # nothing tells them apart
         if held is not None:
@@ -172,7 +183,7 @@ def announce(start: Start, settings: Mapping[str, Any]) -> None:
         f"goes on with {short(run)} from "
         + (f"step {start.step}." if start.step else "its start: it has no checkpoint.")
     )
-    changed = history.changes(start.contents, saved_config(run) or {}, settings)
+    changed = history.changes(start.contents, start.saved or {}, settings)
     if changed:
         say(f"changed: {'; '.join(changed)}.")
 
@@ -238,11 +249,11 @@ def reached_limits(contents: Mapping[str, Any], max_epochs: int | None, max_step
     return reached
 
 
-def was_ended(contents: Mapping[str, Any], run: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a callback has ended the run that a checkpoint is of, and the call changes nothing of what ends runs."""
+def was_ended(start: Start, settings: Mapping[str, Any]) -> bool:
+    """Whether a callback has ended the run that a call goes on with, and the call changes nothing of what ends runs."""
     ends = ("callbacks", "max_time", "min_epochs", "min_steps")
-    before, now = ({key: of.get("trainer", {}).get(key) for key in ends} for of in (saved_config(run) or {}, settings))
-    return bool(contents.get(ENDED_KEY)) and before == now
+    before, now = ({key: of.get("trainer", {}).get(key) for key in ends} for of in (start.saved or {}, settings))
+    return bool(start.contents.get(ENDED_KEY)) and before == now
 
 
 def rank() -> int:

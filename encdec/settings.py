@@ -4,7 +4,6 @@ The parser takes `trainer: null` or a setting beside `init_args` without a word,
 """
 
 import difflib
-import inspect
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from encdec import plugins, trust
+from encdec import build, plugins, trust
 from encdec.types import UserError
 
 GROUPS = ("trainer", "checkpoint", "images", "floors", "evaluation", "predictions")
@@ -209,23 +208,14 @@ def _refuse_nulls(value: Any, path: str) -> None:
 
 
 def _refuse_null(values: Any, path: str, cls: Any) -> None:
-    for key, value in vars(values).items():
-        if value is None and key not in TAKEN.get(path, {}) and isinstance(cls, type) and not _takes_null(cls, key):
+    nulls = [key for key, value in vars(values).items() if value is None and key not in TAKEN.get(path, {})]
+    if not nulls or not isinstance(cls, type):
+        return
+    known = build.parameters(cls)
+    for key in nulls:
+        hint, default = known.get(key, (Any, None))
+        if not (hint is Any or default is None or type(None) in (hint, *typing.get_args(hint))):
             raise UserError(f"{path}.{key} is null, but {cls.__name__} needs a value: give one, or leave it out.", 2)
-
-
-def _takes_null(cls: type, name: str) -> bool:
-    """Whether a class's constructor takes null for a parameter, as far as its annotations say."""
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        parameter = inspect.signature(init).parameters.get(name) if inspect.isfunction(init) else None
-        if parameter is not None:
-            try:
-                hint = typing.get_type_hints(init)[name]
-            except (KeyError, NameError, TypeError, AttributeError):
-                return True
-            return hint is Any or parameter.default is None or type(None) in (hint, *typing.get_args(hint))
-    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -37,7 +37,7 @@ def is_finished(start: runs.Start, trainer: pl.Trainer, settings: Mapping[str, A
         return False
     if start.checkpoint.name == "best.ckpt":  # the newest only while the last one is still to be written
         return False
-    ended = runs.was_ended(start.contents, start.folder.existing, settings)
+    ended = runs.was_ended(start, settings)
     if ended or limits:
         more = f"{' and '.join(limits)}, or more, makes it longer"
         say(

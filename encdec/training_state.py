@@ -21,11 +21,10 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import SWALR
 
 from encdec import trust
-from encdec.checkpoint_contents import INSTEAD, MOST, is_count, is_number, is_plain_tensor
+from encdec.checkpoint_contents import CURRENT_WEIGHTS, INSTEAD, MOST, is_count, is_number, is_plain_tensor
 from encdec.data import DataModule
 from encdec.types import UserError
 
-_WEIGHTS_OF_AVERAGES = "current_model_state"
 _LOOPS = {
     TrainerFn.FITTING: "fit_loop",
     TrainerFn.VALIDATING: "validate_loop",
@@ -139,8 +138,8 @@ def _check_precision(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None
 
 def _check_averages(checkpoint: Mapping[str, Any], module: pl.LightningModule) -> None:
     """What Lightning's callbacks that average weights keep beside the callbacks' states."""
-    if _WEIGHTS_OF_AVERAGES in checkpoint:
-        _like(module.state_dict(), dict(checkpoint[_WEIGHTS_OF_AVERAGES]), _WEIGHTS_OF_AVERAGES)
+    if CURRENT_WEIGHTS in checkpoint:
+        _like(module.state_dict(), dict(checkpoint[CURRENT_WEIGHTS]), CURRENT_WEIGHTS)
     averaging = checkpoint.get("averaging_state", {})
     if type(averaging) is not dict or not all(
         type(name) is str and is_plain_tensor(value) and value.numel() <= 1 for name, value in averaging.items()
@@ -281,8 +280,11 @@ def _check_moment(value: Any, like: Any, parameter: Tensor, where: str) -> None:
 def _after_a_step(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Any] | None:
     """What the optimizer remembers of a tiny parameter after a step; None where it can't make one so simply.
 
+    Where its constructor has made that already, as Adagrad's of torch 2.10 does, it is as large as it will be.
     The sizes of the tiny parameter differ along all dimensions, so that what is measured in them can be told.
     """
+    if parameter in optimizer.state:
+        return dict(optimizer.state[parameter])
     tiny = torch.zeros([size + 2 for size in range(parameter.ndim)], dtype=parameter.dtype, requires_grad=True)
     tiny.grad = torch.zeros_like(tiny)
     trial = copy.copy(optimizer)  # without hooks

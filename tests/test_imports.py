@@ -35,7 +35,7 @@ LAYERS = {
     "signals": 7,
     "arguments": 12,
     "constructors": 1,
-    "settings": 6,
+    "settings": 7,
     "trainer_flags": 6,
     "trust": 1,
     "build": 6,

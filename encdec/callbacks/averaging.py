@@ -12,10 +12,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.trainer.states import TrainerFn
 
 from encdec.callbacks.checkpoints import best_and_last
+from encdec.checkpoint_contents import CURRENT_WEIGHTS
 from encdec.types import UserError
-
-CURRENT_KEY = "current_model_state"
-"""Where a checkpoint with averaged weights holds those that training goes on with; `WeightAveraging`'s word."""
 
 
 class ShowAverages(pl.Callback):
@@ -65,7 +63,7 @@ class ShowAverages(pl.Callback):
         """Save the averaged weights as the model's."""
         average = _average(trainer)
         if average is not None:
-            checkpoint[CURRENT_KEY] = checkpoint["state_dict"]
+            checkpoint[CURRENT_WEIGHTS] = checkpoint["state_dict"]
             checkpoint["state_dict"] = {
                 name: average[name].to(value.device) if name in _trained(pl_module) else value
                 for name, value in checkpoint["state_dict"].items()
@@ -76,8 +74,8 @@ class ShowAverages(pl.Callback):
     ) -> None:
         """Go on with the others."""
         training = trainer.state.fn == TrainerFn.FITTING
-        if training and _stochastic(trainer) is not None and CURRENT_KEY in checkpoint:
-            pl_module.load_state_dict(checkpoint[CURRENT_KEY])
+        if training and _stochastic(trainer) is not None and CURRENT_WEIGHTS in checkpoint:
+            pl_module.load_state_dict(checkpoint[CURRENT_WEIGHTS])
 
     @torch.no_grad()
     def _swap(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
