@@ -49,9 +49,21 @@ def cli(project: Path) -> RunCLI:
     """The command line, on one CPU process."""
 
     def run(*args: str) -> None:
-        main([*args, "--trainer.accelerator=cpu", "--trainer.devices=1"] if args[0] in COMMANDS else [*args])
+        main([*args, *ON_CPU] if args[0] in COMMANDS else [*args])
 
     return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
+    """What the command line says when it refuses a call: one foreseen sentence, with an exit code, and nothing else."""
+    with pytest.raises(SystemExit) as stop:
+        main([*args])
+    err = capsys.readouterr().err
+    assert stop.value.code == code, err
+    assert err.startswith("encdec: error: ")
+    assert len(err.strip().splitlines()) == 1, err
+    assert "ENCDEC_DEBUG" not in err, "it is foreseen"
+    return err
 
 
 def events(run: str | Path) -> EventAccumulator:
@@ -74,3 +86,4 @@ def encdec_in(
 # one thread: with more, how many there are at a time depends on the load, and bits with it
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
 COMMANDS = {"fit", "validate", "test", "predict"}
+ON_CPU = ("--trainer.accelerator=cpu", "--trainer.devices=1")

@@ -6,6 +6,8 @@ import pytest
 
 from encdec.cli import main
 
+from .conftest import refused
+
 VAE = ["fit", "--config=configs/vae.yaml"]
 SEED, DATA = "is taken from seed_everything: set seed_everything instead", "is taken from the data: leave it out"
 CONFIGS: dict[str, tuple[str, str]] = {
@@ -104,13 +106,8 @@ FLAGS: dict[str, tuple[list[str], str]] = {
 }  # fmt: skip
 
 
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2, err
-    assert err.startswith("encdec: error: ")
-    assert len(err.strip().splitlines()) == 1, err
+def refused_without_a_run(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    err = refused(capsys, *args)
     assert not Path("lightning_logs").exists()
     return err
 
@@ -121,7 +118,7 @@ def test_a_config_is_refused_with_its_name_and_the_key(
 ) -> None:
     text, expected = CONFIGS[name]
     (project / "mine.yaml").write_text(text)
-    err = refused([*VAE, "--config=mine.yaml"], capsys)
+    err = refused_without_a_run(capsys, *VAE, "--config=mine.yaml")
     assert err.startswith("encdec: error: mine.yaml: ")
     assert expected in err
 
@@ -132,13 +129,13 @@ def test_an_unknown_setting_and_a_null_are_refused(
 ) -> None:
     text, expected = (UNKNOWN | NULLS)[name]
     (project / "mine.yaml").write_text(text)
-    assert expected in refused([*VAE, "--config=mine.yaml"], capsys)
+    assert expected in refused_without_a_run(capsys, *VAE, "--config=mine.yaml")
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_flag_is_refused(name: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags, expected = FLAGS[name]
-    assert expected in refused([*VAE, *flags], capsys)
+    assert expected in refused_without_a_run(capsys, *VAE, *flags)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +160,10 @@ def test_what_means_something_is_taken(text: str, project: Path, capsys: pytest.
     main([*VAE, "--config=mine.yaml", "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.devices=1"])
 
 
-def test_a_runs_own_config_holds_nothing_that_is_refused(project: Path) -> None:
+def test_a_runs_own_config_holds_nothing_that_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*VAE, "--trainer.max_steps=1", "--trainer.accelerator=cpu", "--trainer.devices=1"])
     main(["fit", "--config=lightning_logs/vae/version_0/config.yaml", "--trainer.fast_dev_run=1"])
+    assert "encdec: error" not in capsys.readouterr().err
+    assert [run.name for run in Path("lightning_logs/vae").iterdir()] == ["version_0"], (
+        "a moment of a run keeps nothing"
+    )

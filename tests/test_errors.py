@@ -12,10 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from encdec.cli import main
-
 from . import killing
-from .conftest import RunCLI
+from .conftest import RunCLI, refused
 
 VAE = ("fit", "--config", "configs/vae.yaml")
 FOLDER = [*VAE, "--data=ImageFolder", "--data.path=pictures", "--data.size=8"]
@@ -130,14 +128,7 @@ def test_a_wrong_call_is_one_sentence_and_exit_code_2(
     write_wrong_configs(project)
     before = write_run(project)
     args, expected = WRONG_CALLS[name]
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2, err
-    assert expected in err
-    assert err.startswith("encdec: error: ")
-    assert len(err.strip().splitlines()) == 1, err
-    assert "ENCDEC_DEBUG" not in err, "it is foreseen"
+    assert expected in refused(capsys, *args)
     assert files(project) == before, "what was there is as it was, and nothing new is there"
     assert not (project / "ran").exists()
 

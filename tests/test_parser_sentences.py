@@ -9,6 +9,8 @@ import pytest
 from encdec import errors
 from encdec.cli import main
 
+from .conftest import refused
+
 VAE = ["fit", "--config=configs/vae.yaml"]
 INTERNALS = re.compile(
     r"Union subtypes|Subtypes|Parser key|given class_path|<class|typing\.|Namespace|dot import|subclass spec|"
@@ -57,21 +59,16 @@ SENTENCES: dict[str, tuple[list[str], str]] = {
 }  # fmt: skip
 
 
-def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2, err
+def refused_in_plain_words(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    err = refused(capsys, *args)
     assert not INTERNALS.search(err), err
-    assert len(err.strip().splitlines()) == 1, err
-    assert "ENCDEC_DEBUG" not in err
     return err
 
 
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_refusal_is_a_sentence(name: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args, expected = SENTENCES[name]
-    assert expected in refused([*VAE, *args], capsys)
+    assert expected in refused_in_plain_words(capsys, *VAE, *args)
 
 
 @pytest.mark.parametrize(("file", "asked"), [("mine.py", "Mine"), ("mine.py", "encdec_plugins.mine.Mine")])

@@ -26,14 +26,14 @@ from encdec.networks import MLPDecoder
 from encdec.paradigms import VAE, EncoderlessVAE
 from encdec.types import UserError
 
-from .conftest import ROOT, RunCLI
+from . import conftest
+from .conftest import ON_CPU, ROOT, RunCLI
 
 SMALL = (
     "--model=VAE", "--model.latent_dim=2", "--model.encoder=MLPEncoder", "--model.encoder.hidden=[4]",
     "--model.decoder=MLPDecoder", "--model.decoder.hidden=[4]", "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--floors.enabled=false",
 )  # fmt: skip
-ON_CPU = ("--trainer.accelerator=cpu", "--trainer.devices=1")
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,7 @@ def refused(call: Callable[[], object]) -> str:
 
 def refused_by_cli(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -> str:
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main([*args, *ON_CPU])
-    err = capsys.readouterr().err
-    assert stop.value.code == code, err
-    assert err.startswith("encdec: error: ")
-    assert len(err.strip().splitlines()) == 1, err
-    return err
+    return conftest.refused(capsys, *args, *ON_CPU, code=code)
 
 
 def same(left: Any, right: Any) -> bool:

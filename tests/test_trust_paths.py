@@ -19,8 +19,8 @@ from encdec.paradigms import VAE
 from encdec.types import UserError
 
 from .audit import Seen, watched
-from .conftest import ROOT, RunCLI, new_project
-from .test_trust import EVIL, ON_CPU, SMALL, contents, refused, refused_by_cli
+from .conftest import ON_CPU, ROOT, RunCLI, new_project
+from .test_trust import EVIL, SMALL, contents, refused, refused_by_cli
 
 PLACES = ["decoder", "encoder", "observation", "optimizer", "lr_scheduler", "image_shape", "beta", "seed"]
 """Settings of a VAE."""
@@ -112,7 +112,8 @@ def test_text_within_settings_of_a_class_is_never_a_path(run: Path, folder: Path
             good["hyper_parameters"]["decoder"] = spec
             torch.save(good, path)
             with watched() as seen:
-                refused(lambda: encdec.load(path))
+                sentence = refused(lambda: encdec.load(path))
+            assert str(path) in sentence
             harmless(seen, path)
 
 
