@@ -21,7 +21,7 @@ def load(checkpoint: str | PathLike[str]) -> Paradigm:
     Raises:
         UserError: there is no such file, it is damaged, or it names a class that is not known.
     """
-    from encdec.checkpoints import load_paradigm  # torch is imported only by those who use it
+    from encdec.runs.checkpoints import load_paradigm  # torch is imported only by those who use it
 
     return load_paradigm(checkpoint)
 
@@ -39,6 +39,6 @@ def export(checkpoint: str | PathLike[str], file: str | PathLike[str] | None = N
     Raises:
         UserError: the checkpoint can't be read, or there is another file in that place.
     """
-    from encdec.exports import export_checkpoint
+    from encdec.runs.export import export_checkpoint
 
     return export_checkpoint(checkpoint, file)

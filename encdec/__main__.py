@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 
-from encdec import streams
-from encdec.commands import answer, say
+from encdec.cli import streams
+from encdec.cli.commands import answer
+from encdec.messages import say
 
 _WRITES = ("fit", "test", "predict", "export")
 """Commands whose results are files: they have done their work even if what they print is lost."""
@@ -48,7 +49,7 @@ def _run() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from encdec.cli import main as run
+    from encdec.cli.command_line import main as run
 
     signal.signal(signal.SIGINT, handler)
     gc.freeze()

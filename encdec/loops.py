@@ -23,8 +23,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from encdec.optimizers import plain_step
 from encdec.paradigms import Paradigm
+from encdec.training.optimizers import plain_step
 from encdec.types import Batch
 
 _TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
-from encdec.observations import Observation
+from encdec.objectives.observations import Observation
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 import encdec
-from encdec import quiet
+from encdec.cli import quiet
 from encdec.data import DataModule, Images, InMemoryImages
 from encdec.data.base import Loader
 from encdec.evaluation.base import Figures, Processes, View, batches
-from encdec.evaluation.latent import evaluate_latent
+from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.networks import Decoder, Encoder
-from encdec.noise import normal
+from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
 from encdec.types import Batch, Shape, Told
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from encdec.networks import DecoderCallable, MLPDecoder
-from encdec.observations import Bernoulli, ObservationCallable
+from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told, UserError
 

@@ -5,8 +5,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from encdec.losses import pixel_means, squared_error_matrix
 from encdec.networks import DecoderCallable, MLPDecoder
+from encdec.objectives.losses import pixel_means, squared_error_matrix
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told, UserError
 

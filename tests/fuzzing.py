@@ -23,8 +23,8 @@ import torch
 import yaml
 
 import encdec
-from encdec.checkpoints import METADATA_KEY, digest
 from encdec.cli import main
+from encdec.runs.checkpoints import METADATA_KEY, digest
 from encdec.types import UserError
 
 from .audit import Seen, watched

@@ -32,8 +32,8 @@ _FORKS.set_forkserver_preload(["encdec.cli", "sklearn.datasets", "tests.killing"
 MOMENTS: dict[str, tuple[str, str]] = {
     "a step": ("encdec.paradigms.base.Paradigm", "training_step"),
     "a validation": ("encdec.paradigms.base.Paradigm", "validation_step"),
-    "the end of a validation": ("encdec.callbacks.checkpoints.BestAndLast", "on_validation_end"),
-    "a checkpoint's writing": ("encdec.checkpoints", "torch.save"),
+    "the end of a validation": ("encdec.callbacks.best_and_last.BestAndLast", "on_validation_end"),
+    "a checkpoint's writing": ("encdec.runs.checkpoints", "torch.save"),
     "a checkpoint's replacement": ("encdec.files", "os.replace"),
     "after a checkpoint's replacement": ("encdec.files", "_fsync"),
     "the report": ("encdec.cli", "report_fit"),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from encdec.checkpoints import read_checkpoint
+from encdec.runs.checkpoints import read_checkpoint
 from tests import killing
 from tests.conftest import ENVIRONMENT, ROOT
 

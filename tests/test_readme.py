@@ -2,19 +2,18 @@
 
 import re
 
-from . import (
+from tests.cli import (
     test_compare,
     test_config_shapes,
-    test_data,
     test_errors,
-    test_fuzz,
     test_more_faults,
     test_parser_sentences,
-    test_resume,
-    test_schedules,
     test_trainer_flags,
 )
-from .conftest import ROOT
+from tests.conftest import ROOT
+from tests.data import test_data
+from tests.system import test_fuzz, test_resume
+from tests.training import test_schedules
 
 BAD_INPUTS = (
     test_errors.WRONG_CALLS, test_errors.FAULTS, test_errors.PLUGINS,

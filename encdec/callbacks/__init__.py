@@ -1,13 +1,13 @@
 """What a run shows and keeps."""
 
 from encdec.callbacks.averaging import ShowAverages
-from encdec.callbacks.checkpoints import BestAndLast, best_and_last
+from encdec.callbacks.best_and_last import BestAndLast, best_and_last
 from encdec.callbacks.dashboard import Dashboard
 from encdec.callbacks.evaluate import Evaluate
-from encdec.callbacks.floors import LogFloors
-from encdec.callbacks.images import ImageGrids
+from encdec.callbacks.image_grids import ImageGrids
+from encdec.callbacks.keep_run import KeepRun
+from encdec.callbacks.log_floors import LogFloors
 from encdec.callbacks.predictions import WritePredictions
-from encdec.callbacks.run import KeepRun
 from encdec.callbacks.terminal import (
     Header,
     progress,

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
-from encdec.callbacks.checkpoints import best_and_last
-from encdec.checkpoint_contents import CURRENT_WEIGHTS
+from encdec.callbacks.best_and_last import best_and_last
+from encdec.runs.contents import CURRENT_WEIGHTS
 from encdec.types import UserError
 
 

@@ -8,8 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard.summary import hparams
 
-from encdec.callbacks.images import tensorboard_writers
-from encdec.callbacks.run import resumed_at
+from encdec.callbacks.image_grids import tensorboard_writers
+from encdec.callbacks.keep_run import resumed_at
 
 _VARIANTS = ("", "_zeros")
 

@@ -15,26 +15,26 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from encdec import history
-from encdec.callbacks.images import tensorboard_writers
+from encdec.callbacks.image_grids import tensorboard_writers
 from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
 from encdec.callbacks.verdicts import reference, stands_beside
-from encdec.compare import FORMAT
 from encdec.data import DataModule, Images
 from encdec.data.base import fingerprint
-from encdec.evaluation import pictures, report
+from encdec.evaluation import latent_pictures, report
 from encdec.evaluation.base import Advance, Figures, Processes, View, batches, block_size
 from encdec.evaluation.features import FeatureSpace, find_space
-from encdec.evaluation.latent import evaluate_latent
+from encdec.evaluation.grids import comparison, drawing, enlarge, thumbnails
+from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.evaluation.samples import evaluate_samples
 from encdec.files import expanded
-from encdec.losses import pixel_means
+from encdec.formats import REPORT_FORMAT
+from encdec.objectives.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
-from encdec.pictures import comparison, drawing, enlarge, thumbnails
+from encdec.runs import history
 from encdec.tables import print_table
 from encdec.text import printable
 from encdec.types import Batch
@@ -213,14 +213,14 @@ def _draw_reconstructions(name: str, writer: SummaryWriter, view: View, test: Im
 
 
 def _draw_interpolations(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
-    writer.add_image(f"test/{name}", pictures.interpolations(view, test), view.paradigm.loaded_step)
+    writer.add_image(f"test/{name}", latent_pictures.interpolations(view, test), view.paradigm.loaded_step)
 
 
 def _draw_map(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
     shown = _codes_of(view, test, codes)
     if shown is not None:
         z, batch = shown
-        picture = pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
+        picture = latent_pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
         writer.add_image(f"test/{name}", picture, view.paradigm.loaded_step)
 
 
@@ -304,7 +304,7 @@ def _provenance(
     trainer: pl.Trainer, paradigm: Paradigm, data: DataModule, prints: dict[str, str], run: str | None
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "name": Path(run).parent.name if run else "",
         "version": Path(run).name if run else "",
         "paradigm": type(paradigm).__name__,

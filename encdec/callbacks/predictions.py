@@ -11,15 +11,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from encdec.callbacks.images import fixed_noise
-from encdec.commands import say
+from encdec.callbacks.image_grids import fixed_noise
 from encdec.evaluation.base import block_size
-from encdec.evaluation.pictures import strip_codes
+from encdec.evaluation.grids import as_png, comparison, drawing, enlarge, grid, sample_labels
+from encdec.evaluation.latent_pictures import strip_codes
 from encdec.files import claimed, expanded, fault_of
-from encdec.losses import pixel_means
+from encdec.messages import say
+from encdec.objectives.losses import pixel_means
 from encdec.paradigms import Paradigm
-from encdec.pictures import as_png, comparison, drawing, enlarge, grid, sample_labels
-from encdec.runs import short
+from encdec.runs.folders import short
 from encdec.types import Batch, UserError
 
 Picture = Callable[[], Tensor]

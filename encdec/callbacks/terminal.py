@@ -10,17 +10,17 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from rich.console import Console
 from rich.progress import BarColumn
 
-from encdec import schedules
-from encdec.callbacks.checkpoints import METRICS_KEY, best_and_last
+from encdec.callbacks.best_and_last import METRICS_KEY, best_and_last
+from encdec.callbacks.keep_run import run_folder
 from encdec.callbacks.plain_progress import PlainProgress
-from encdec.callbacks.run import run_folder
 from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
-from encdec.checkpoints import read_checkpoint
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
-from encdec.runs import short
+from encdec.runs.checkpoints import read_checkpoint
+from encdec.runs.folders import short
 from encdec.tables import print_table
 from encdec.text import printable
+from encdec.training import schedules
 from encdec.types import Told
 
 UNITS = {

@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 
 from encdec.data import DataModule
-from encdec.floors import FLOOR_NAMES, is_baseline
+from encdec.objectives.floors import FLOOR_NAMES, is_baseline
 from encdec.paradigms import Paradigm
 from encdec.types import Told
 

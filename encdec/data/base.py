@@ -16,7 +16,7 @@ from torch import Tensor
 
 from encdec import kernels
 from encdec.data import checks, summary
-from encdec.noise import step_seed
+from encdec.objectives.noise import step_seed
 from encdec.types import Batch, Shape, UserError
 
 BLOCK = 1 << 20

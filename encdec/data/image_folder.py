@@ -13,12 +13,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from encdec.commands import say
 from encdec.data.base import DataModule, Images, InMemoryImages, random_split
-from encdec.data.folder_listing import Listing, Scanned, is_split, refuse_empty_classes
-from encdec.data.identity import numbers_of_files
-from encdec.data.picture_files import Header, PictureError, combined, listed, read_header, read_picture
+from encdec.data.fingerprints import numbers_of_files
+from encdec.data.pictures.decoding import Header, PictureError, combined, listed, read_header, read_picture
+from encdec.data.pictures.listing import Listing, Scanned, is_split, refuse_empty_classes
 from encdec.files import expanded
+from encdec.messages import say
 from encdec.types import Shape, UserError
 
 _AT_ONCE = 64

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from encdec import kernels
 from encdec.data import Images
-from encdec.losses import pixel_means
-from encdec.noise import normal
+from encdec.objectives.losses import pixel_means
+from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
 from encdec.types import Batch
 
@@ -164,7 +164,7 @@ DRAWS = {
     "fit": 10_000,
     "posterior": 20_000,
 }
-"""Which draw of `encdec.noise.normal` each evaluation uses; the last two count up from there."""
+"""Which draw of `encdec.objectives.noise.normal` each evaluation uses; the last two count up from there."""
 
 
 def block_size(numel: int, largest: int = 2048) -> int:

@@ -26,8 +26,8 @@ from torch import Tensor
 from encdec.data import Images
 from encdec.evaluation.base import BLOCK, DRAWS, Advance, Figures, Processes, View, batches, block_size
 from encdec.evaluation.reconstruction import START_CODES, best_of
-from encdec.losses import full_precision, gaussian_kl
-from encdec.observations import Bernoulli, Gaussian, Observation
+from encdec.objectives.losses import full_precision, gaussian_kl
+from encdec.objectives.observations import Bernoulli, Gaussian, Observation
 from encdec.types import Batch
 
 _RATE = 0.1  # of Adam, for mean and log standard deviation; falls to 0 along a cosine

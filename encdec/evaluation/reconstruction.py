@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encdec.data import Images
 from encdec.evaluation.base import DRAWS, Advance, Figures, Processes, View, batches, block_size
-from encdec.losses import full_precision, pixel_means, squared_error, squared_error_matrix
+from encdec.objectives.losses import full_precision, pixel_means, squared_error, squared_error_matrix
 from encdec.types import Batch
 
 START_CODES = 512

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from encdec import __version__
-from encdec.compare import ENDING
 from encdec.evaluation.base import Figures
 from encdec.files import written_whole
+from encdec.formats import REPORT_ENDING
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "numpy")
 
@@ -78,7 +78,7 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
     writer = csv.DictWriter(lines, row)
     writer.writeheader()
     writer.writerow(row)
-    as_json, as_csv = folder / f"{stem}{ENDING}", folder / f"{stem}{ENDING.replace('json', 'csv')}"
+    as_json, as_csv = folder / f"{stem}{REPORT_ENDING}", folder / f"{stem}{REPORT_ENDING.replace('json', 'csv')}"
     content = json.dumps(_finite(report), indent=1, allow_nan=False, ensure_ascii=False, default=str) + "\n"
     for path, text in ((as_json, content), (as_csv, lines.getvalue())):
         with written_whole(path) as file:

@@ -5,8 +5,8 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from encdec import losses
 from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
+from encdec.objectives import losses
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told, UserError
 

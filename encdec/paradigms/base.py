@@ -14,19 +14,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from encdec import __version__, kernels, schedules
+from encdec import __version__, kernels
 from encdec.copyable import Copyable
-from encdec.floors import Floors
-from encdec.losses import pixel_means
-from encdec.metrics import PIXEL_TERMS, RunningMeans
-from encdec.noise import StepNoise, normal, step_seed
-from encdec.optimizers import fused
+from encdec.formats import CHECKPOINT_FORMAT, CURVE_KEY, WRITTEN_BY_KEY
+from encdec.objectives.floors import Floors
+from encdec.objectives.losses import pixel_means
+from encdec.objectives.metrics import PIXEL_TERMS, RunningMeans
+from encdec.objectives.noise import StepNoise, normal, step_seed
+from encdec.training import schedules
+from encdec.training.optimizers import fused
 from encdec.types import Batch, Shape, Told, UserError
-
-CURVE_KEY = "training_curve"
-"""Where a checkpoint holds the sums of the training scalars since they were last logged."""
-FORMAT, WRITTEN_BY_KEY = 1, "encdec"
-"""Raised when an older encdec would misread what this one writes; where a checkpoint says who wrote it."""
 
 
 @dataclass
@@ -335,7 +332,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
                     "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
                 )
         sums = self._curve.sums.state_dict(*self._rank_and_processes(), self._sum_over_processes)
-        checkpoint[WRITTEN_BY_KEY] = {"format": FORMAT, "version": __version__, **digits_depend_on()}
+        checkpoint[WRITTEN_BY_KEY] = {"format": CHECKPOINT_FORMAT, "version": __version__, **digits_depend_on()}
         checkpoint[CURVE_KEY] = {"logged_step": self._curve.logged_step, **sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

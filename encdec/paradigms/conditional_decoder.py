@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encdec import losses
 from encdec.networks import DecoderCallable, MLPDecoder
+from encdec.objectives import losses
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told
 

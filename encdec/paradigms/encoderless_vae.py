@@ -5,8 +5,8 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from encdec.networks import DecoderCallable, MLPDecoder
-from encdec.noise import normal
-from encdec.observations import Bernoulli, ObservationCallable
+from encdec.objectives.noise import normal
+from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told, UserError
 

@@ -4,9 +4,9 @@ from typing import Any, final
 
 from torch import Tensor
 
-from encdec import losses
 from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
-from encdec.observations import Bernoulli, ObservationCallable
+from encdec.objectives import losses
+from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Told, UserError
 

@@ -1,0 +1,133 @@
+"""What a call says, looked at before the parser or the trainer stumbles over it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import register_type
+
+from encdec.cli import run_config, settings
+from encdec.files import expanded
+from encdec.runs import folders, moved, trust
+from encdec.runs.checkpoints import no_checkpoint, require_file
+from encdec.types import UserError
+
+register_type(torch.device)  # a setting of callbacks that average weights, which a run's config saves
+
+
+def prepared(args: list[str]) -> list[str]:
+    """What follows `encdec`, with the config of the run that it speaks of, if it gives none.
+
+    Raises:
+        UserError: a config is not YAML with settings by their names, or a checkpoint is not there.
+    """
+    args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
+    settings.check_flags(args)
+    named = {key for key in ("model", "data") if _flag_values(args, f"--{key}", f"--{key}.class_path")}
+    for config in _flag_values(args, "--config", "-c"):
+        if Path(config).is_file():  # if not, the parser says so
+            named |= _check_config(config)
+    return _with_config_of_run(args, named)
+
+
+def at_home(value: Any) -> Any:
+    """Settings in which each text that is `~` or begins with `~/`, at any depth, is a path in the home folder."""
+    if isinstance(value, str):
+        return expanded(value) if value == "~" or value.startswith("~/") else value
+    if isinstance(value, dict | Namespace):
+        for key, inner in list(value.items()):
+            value[key] = at_home(inner)
+    return [at_home(inner) for inner in value] if isinstance(value, list) else value
+
+
+def checked_seed(seed: bool | int | None) -> int:
+    """The seed of a run.
+
+    Raises:
+        UserError: it is none, or out of range.
+    """
+    if seed is None or isinstance(seed, bool):
+        shown = "null" if seed is None else str(seed).lower()
+        raise UserError(f"seed_everything is {shown}, but a run is named by its seed: give a number.", 2)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything is {seed}, but a seed must lie between 0 and {2**32 - 1}.", 2)
+    return seed
+
+
+def _parts(arg: str) -> tuple[str, str, str]:
+    """`--flag=` of `--flag=value`, or nothing, and the value."""
+    flag, equals, value = arg.partition("=")
+    return (flag, equals, value) if equals and flag.startswith("-") else ("", "", arg)
+
+
+def _flag_values(args: list[str], *flags: str) -> list[str]:
+    """The values of a flag, given as `--flag value` or `--flag=value`."""
+    values = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = arg.partition("=")
+        if flag in flags:
+            values.append(value if equals else following)
+    return values
+
+
+def _check_config(config: str) -> set[str]:
+    """Check that a config holds settings; the parser would not name the file that does not.
+
+    Returns:
+        The keys for which it names a class.
+    """
+    try:
+        text = Path(config).read_text(encoding="utf-8")
+        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+    except RecursionError as error:
+        raise UserError(f"{config} is nested too deep for a config.", 2) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{config} must hold settings by their names, such as `model: VAE`, but it does not.", 2)
+    try:
+        trust.refuse_duplicates(node, config, 2)
+        settings.check_config(content, config)
+    except RecursionError as error:
+        raise UserError(f"{config} has settings that hold themselves, by an alias such as &a [*a].", 2) from error
+    names = {key for key, value in content.items() if not isinstance(value, dict) or "class_path" in value}
+    return {key.removesuffix(".class_path") for key in names}
+
+
+def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
+    """`--ckpt_path RUN/checkpoints/best.ckpt` or `--resume RUN` without a model means: with the config of that run.
+
+    A checkpoint that was taken out of its run brings its model to what measures it; the user names the data.
+
+    Args:
+        args: what follows `encdec`.
+        named: the keys for which the user names a class.
+
+    Raises:
+        UserError: the call names no run or checkpoint that there is, or no data for a checkpoint without a run.
+    """
+    if "model" in named or not {"-h", "--help"}.isdisjoint(args):
+        return args
+    files = _flag_values(args, "--ckpt_path")
+    given = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
+    for file in files:
+        require_file(file)
+        given.append(Path(file).parent.parent)
+    for folder in given:
+        if (folder / folders.CONFIG).is_file():
+            return [args[0], "--config", run_config.checked(folder / folders.CONFIG), *args[1:]]
+    if files and args[0] != "fit":
+        return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]
+    if files:
+        raise UserError(
+            f"{files[-1]} lies in no run, so its training's settings are not known: give them by --config FILE, or "
+            "--model NAME and --data NAME.",
+            2,
+        )
+    if args[0] != "fit":
+        raise no_checkpoint(args[0])
+    if given:
+        raise folders.no_run(str(given[0]))
+    return args

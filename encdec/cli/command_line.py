@@ -1,0 +1,501 @@
+"""The command line: LightningCLI with paradigms, data sets and plugins, and errors that are sentences."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+
+from encdec import loops, plugins
+from encdec.callbacks import (
+    BestAndLast,
+    Dashboard,
+    Evaluate,
+    Header,
+    KeepRun,
+    ShowAverages,
+    Throughput,
+    best_and_last,
+    progress,
+    report_fit,
+    report_interrupt,
+    report_nothing_written,
+    report_split,
+)
+from encdec.cli import arguments, errors, export, quiet, run_config, settings, trainer_flags
+from encdec.cli.commands import COMMANDS, answer
+from encdec.cli.constructors import Constructors
+from encdec.data import DataModule
+from encdec.data.fingerprints import KEY as DATA_KEY
+from encdec.data.fingerprints import PresentData, identity_in
+from encdec.files import disk_is_full
+from encdec.messages import fail, say
+from encdec.networks import Decoder, Encoder
+from encdec.paradigms import Paradigm
+from encdec.runs import checkpoints, folders, history, identity, starts, training_state
+from encdec.training import signals
+from encdec.types import UserError
+
+# the default settings of some of Lightning's callbacks are members of an Enum, which a config names by their value
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+_GROUPS: dict[str, type] = {"trainer": pl.Trainer, **run_config.CALLBACKS}
+"""The class whose settings each group of them holds."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one sentence, and opens no file but one that follows `--config`.
+
+    jsonargparse takes the text `m.yaml` or `http://…`, where a class or a group of settings is expected, for the place
+    of a config. This parser has no such arguments, for anybody.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
+
+    # jsonargparse has no public way to say these two: `add_subclass_arguments` and groups always take paths
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
+        super()._add_signature_parameter(*args, **kwargs | {"sub_configs": False})
+
+    def _create_group_if_requested(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._create_group_if_requested(*args, **kwargs | {"config_load": False})  # type: ignore[no-untyped-call]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2."""
+        cause = _user_error(ex)
+        keys = [action.dest for action in self._actions if action.dest != "help"]
+        for action in self._actions:  # the keys of the commands, where this is the parser above them
+            if isinstance(action.choices, dict):
+                keys += [a.dest for sub in action.choices.values() for a in getattr(sub, "_actions", [])]
+        fail(str(cause) if cause else errors.sentence(message, keys), 2)
+
+
+class _RunLogger(TensorBoardLogger):
+    """TensorBoard's files in a run's folder."""
+
+    def __init__(self, folder: folders.RunFolder) -> None:
+        super().__init__(folder.parent.parent, folder.parent.name, default_hp_metric=False)
+        self._folder = folder
+
+    @property
+    def version(self) -> str:
+        """The folder's name; a new one is made when this is first asked for."""
+        return self._folder.path.name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Nothing: the run's config.yaml holds them, beside TensorBoard's files."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the hyper-parameters, where nothing is in their place yet; a pipe there would be waited for."""
+        if not os.path.lexists(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE)):
+            super().save()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Write all scalars as one event; TensorBoardLogger writes one for each, which takes 0.1 ms."""
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
+        self.experiment._get_file_writer().add_summary(Summary(value=values), step)
+
+
+class CLI(LightningCLI):
+    """`fit`, `validate`, `test` or `predict`, of any paradigm on any data set.
+
+    Args:
+        command: the one that is called; parsers of the others are not built.
+        kwargs: of `LightningCLI`.
+    """
+
+    def __init__(self, command: str, **kwargs: Any) -> None:
+        self._command = command
+        self._differing: list[str] = []
+        super().__init__(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name, the configurable callbacks, and the links between data, seed and model."""
+        parser.add_argument("--name", type=str | None, default=None, help=f"Folder of the run below {folders.RUNS}.")
+        if self._command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=bool | str,
+                nargs="?",
+                const=True,
+                default=False,
+                metavar="RUN",
+                help="Go on with a run from its newest checkpoint: with the one in the folder RUN, or else with the "
+                "newest of this name, model, data and seed, if there is one.",
+            )
+        parser.add_argument(
+            "--compile",
+            type=run_config.CompileMode | None,
+            default=None,
+            help="Train with networks compiled by torch.compile in this mode; reduce-overhead means CUDA graphs on a "
+            "GPU. Other commands leave the networks as they are.",
+        )
+        for name, callback in run_config.CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
+        parser.set_defaults({"data": "Digits"})
+        for name in ("image_shape", "num_classes", "num_train"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for target in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{target}.init_args.seed", compute_fn=arguments.checked_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning about `args` beside sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
+        pass
+
+    def instantiate_classes(self) -> None:
+        """See Lightning; what a constructor refuses is said."""
+        constructors = Constructors()
+        constructors.add_to(self.parser)
+        with constructors.explained():
+            super().instantiate_classes()
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
+        config = arguments.at_home(self.config[self.config.subcommand])
+        settings.check_values(config, _GROUPS)
+        trainer_flags.check(config.trainer)
+        if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
+            raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
+        self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
+        resume = self._settings.pop("resume", False)  # these two are of a call, not of a run
+        self._settings.pop("ckpt_path", None)
+        self._resume = resume
+        self._start = self._find_start(config, resume)
+        if self._start.checkpoint is not None:
+            self._check_start(config)
+            checkpoints.check_described(self._settings["model"], self._start.contents, self._start.checkpoint)
+
+    def _find_start(self, config: Any, resume: bool | str) -> folders.Start:
+        """The folder to write into, and the checkpoint to take."""
+        name = config.name or config.model.class_path.rpartition(".")[2].lower()
+        parent = Path(config.trainer.default_root_dir or ".", folders.RUNS, name)
+        if config.ckpt_path is None:
+            if self._command != "fit":
+                raise checkpoints.no_checkpoint(self._command)
+            if resume is False:
+                return folders.Start(folders.RunFolder(parent))
+            run = None if resume is True else resume
+            return folders.resume(parent, run, self._settings, config.checkpoint.dirpath)
+        if resume is not False:
+            raise UserError(
+                "--resume goes on with a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
+                "give one of them.",
+                2,
+            )
+        checkpoints.require_file(config.ckpt_path)
+        path, existing = Path(config.ckpt_path), None
+        if self._command != "fit" and path.parent.name == folders.CHECKPOINTS:  # what it writes belongs to that run
+            existing = path.resolve().parent.parent
+            parent = existing.parent
+        return folders.Start(folders.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
+
+    def _check_start(self, config: Any) -> None:
+        """Check that the checkpoint is of the model, and for `fit` of the training, that the config describes."""
+        path, contents = self._start.checkpoint, self._start.contents
+        assert path is not None
+        held, wanted = checkpoints.paradigm_class(contents, path).__name__, config.model.class_path.rpartition(".")[2]
+        if held != wanted:
+            raise UserError(
+                f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
+            )
+        if self._command != "fit":
+            self._differing = identity.check_measured(path, contents, self._settings)
+            return
+        if "optimizer_states" not in contents:
+            raise UserError(
+                f"{path} holds weights but not the state of the training, so fit can't go on from it: give a "
+                "checkpoint such as last.ckpt.",
+                2,
+            )
+        # the optimizer's state brings its settings, which would silently win over those of the config
+        now, before = self._settings["model"]["init_args"], contents["hyper_parameters"]
+        for key in identity.TRAINING_ONLY & before.keys():
+            differing = identity.differences({key: before[key]}, now)
+            if differing:
+                raise UserError(f"{path} was made with another {key}: model.{differing[0]}. Leave that out.", 2)
+        if self._start.folder.existing is None:
+            self._differing = identity.differences(identity.of_checkpoint(contents), self._settings)
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the checkpoint fits the model that the config made, and say what differs."""
+        if self._start.checkpoint is not None:
+            path, contents = self._start.checkpoint, self._start.contents
+            if self._start.folder.existing is None or self._command != "fit":
+                splits = {"fit": ("val", "test"), "validate": ("val",)}.get(self._command, ("test",))
+                changed = identity.check_held_out(path, contents, self._data, self._settings, *splits)
+                self._differing += changed
+                self.datamodule.starts_over = bool(changed)
+            checkpoints.check_fits(self.model, contents, path)
+            command = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
+            stage = command.get(self._command, TrainerFn.PREDICTING)
+            training_state.check(contents, path, self.trainer, self.model, self.datamodule, stage)
+            if self._differing:
+                say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
+        if self._command == "fit":
+            self.model.configure_optimizers()  # what it refuses is refused before the run has a folder
+        mode = self.config[self.config.subcommand].compile
+        if mode is not None and self._command == "fit":
+            for network in self.model.children():
+                if isinstance(network, Encoder | Decoder):
+                    network.compile(mode=mode)  # in place, so that the names in checkpoints stay
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Make the trainer, with our logger and callbacks where the config does not say otherwise."""
+        self._find_data()
+        config = self.config_init[self.config.subcommand].trainer
+        if config.logger is None or config.logger is True:
+            kwargs["logger"] = _RunLogger(self._start.folder)
+        callbacks: list[pl.Callback] = [Header(), Throughput(), ShowAverages()]
+        if self._command == "fit":
+            as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
+            before = identity_in(self._start.contents, self._start.checkpoint)
+            self._keep_run = KeepRun(
+                self._start.folder,
+                self._start.checkpoint,
+                self._start.step,
+                as_yaml,
+                {
+                    DATA_KEY: self._data.identity.as_dict(before),
+                    history.KEY: history.extended(self._start.contents, self._start.saved, self._settings),
+                    history.TRAINER_KEY: history.of_trainer(self._settings),
+                },
+            )
+            callbacks.insert(0, self._keep_run)
+        if config.logger is not False:
+            callbacks.append(Dashboard())
+        own = _as_list(config.callbacks)
+        trainer_flags.check_callbacks(own)
+        if config.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
+            callbacks.append(progress())
+        kwargs["callbacks"] = [*callbacks, *own]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
+
+    def _find_data(self) -> None:
+        """Look at the images; go on with the run that has them."""
+        self._data, start = PresentData(self.datamodule), self._start
+        if start.folder.existing is not None and self._command == "fit":
+            config = self.config[self.config.subcommand]
+            named = isinstance(self._resume, str)
+            self._start = folders.with_data(start, self._data, self._settings, named, config.checkpoint.dirpath)
+            if self._start.checkpoint not in (None, start.checkpoint):
+                self._check_start(config)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        if config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
+        trainer = super()._instantiate_trainer(config, callbacks)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
+        else:
+            raise UserError(
+                f"{type(trainer.strategy.checkpoint_io).__name__} can't write a run's checkpoints, which are written "
+                "whole or not at all: leave it out.",
+                2,
+            )
+        connector = signals.Signals(trainer, self._save)
+        trainer._signal_connector = connector
+        loops.install(trainer, connector.between_steps)
+        return trainer
+
+    def _save(self) -> None:
+        kept = best_and_last(self.trainer)
+        if kept is not None:
+            kept.save_now(self.trainer)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command, and the arguments of the trainer's method that are not options, because we set them."""
+        ours = {"weights_only", "verbose", "return_predictions"}
+        return {self._command: LightningCLI.subcommands()[self._command] | ours}
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, and print what came out."""
+        start, trainer = self._start, self.trainer
+        if starts.is_finished(start, trainer, self._settings):
+            return
+        if start.folder.existing is not None:
+            history.check_epoch(folders.short(start.folder.existing), start.contents, start.saved or {}, self._settings)
+            if folders.rank() == 0:
+                self._keep_run.lock()  # now: the logger opens a file there before any callback is asked
+            folders.announce(start, self._settings)
+        if start.checkpoint is None:
+            starts.refuse_strays(trainer)
+        start.contents = {}  # training needs the memory
+        self._until_interrupted(trainer.fit, report_interrupt, kwargs)
+        report_fit(trainer)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure on the validation split."""
+        self._until_interrupted(self.trainer.validate, report_nothing_written, kwargs | {"verbose": False})
+        report_split(self.trainer, "val")
+
+    def test(self, **kwargs: Any) -> None:
+        """Measure on the test split, in the way that is the same for all paradigms."""
+        evaluation: Evaluate = self._get(self.config_init, "evaluation")
+        evaluation.config = yaml.safe_load(self._parser("test").dump(self.config.test, skip_none=False))
+        self._until_interrupted(self.trainer.test, report_nothing_written, kwargs | {"verbose": False})
+        if evaluation.figures is None:
+            report_split(self.trainer, "test")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write samples, reconstructions and interpolations."""
+        self._until_interrupted(self.trainer.predict, report_nothing_written, kwargs | {"return_predictions": False})
+
+    def _until_interrupted(
+        self, run: Callable[..., Any], report: Callable[[pl.Trainer], None], kwargs: dict[str, Any]
+    ) -> None:
+        if self._start.checkpoint is not None:  # a path even where it is `best` or `registry:x`, Lightning's words
+            kwargs["ckpt_path"] = os.path.join(os.curdir, self._start.checkpoint)
+        try:
+            with signals.ending_together(self.trainer):
+                run(weights_only=True, **kwargs)  # reading a checkpoint never runs code
+        except signals.Stopped as stop:
+            report(self.trainer)
+            if stop.signal == signals.REQUEUE and self.trainer.is_global_zero:
+                signals.requeue()
+            raise
+        except SystemExit as stop:  # Lightning's answer to a KeyboardInterrupt, where no handler of ours could be set
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                report(self.trainer)
+                raise signals.Stopped(signal.SIGINT) from None
+            raise
+        except (ValueError, RuntimeError) as error:
+            # what only shows when the batches are counted, or after a validation
+            if "val_check_interval" in str(error) or "conditioned on metric" in str(error):
+                raise UserError(" ".join(str(error).split()), 2) from error
+            raise
+
+
+def _keep_freed_memory() -> None:
+    """Keep what a training step frees for the next one.
+
+    glibc gives large blocks back to the kernel, which makes each step's tensors of new pages, cleared one by one.
+    Who has set this in the environment knows better.
+    """
+    if any(name.startswith(("MALLOC_TRIM", "MALLOC_MMAP")) for name in os.environ):
+        return
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    trim_threshold, mmap_threshold, gibibyte = -1, -3, 1 << 30
+    mallopt(trim_threshold, gibibyte)
+    mallopt(mmap_threshold, gibibyte)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line: `python -m encdec`, the console script `encdec`, tests and notebooks.
+
+    Args:
+        args: what follows `encdec`; taken from sys.argv if None.
+
+    Raises:
+        SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr
+            (ENCDEC_DEBUG=1 shows the traceback instead); with 128 + its number for a signal.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    if answer(args):
+        return
+    quiet.install()
+    # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
+    torch.set_flush_denormal(True)
+    _keep_freed_memory()
+    if not torch.cuda.is_available():
+        # Lightning makes torch open NVIDIA's library at each step of an optimizer, in vain: 0.1 ms
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    try:
+        for problem in plugins.load():
+            say(problem)
+        if args[0] == "export":
+            export.main(args[1:])
+            return
+        CLI(
+            args[0],
+            model_class=Paradigm,
+            datamodule_class=DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,  # KeepRun saves it
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 10,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "encdec",
+                "allow_abbrev": False,
+                args[0]: {"allow_abbrev": False, "description": COMMANDS[args[0]]},
+            },
+            auto_configure_optimizers=False,
+            args=arguments.prepared(args),
+        )
+    except KeyboardInterrupt:  # before or after the training
+        raise SystemExit(130) from None
+    except Exception as error:
+        if os.environ.get("ENCDEC_DEBUG") == "1":
+            raise
+        user_error = _user_error(error)
+        if user_error is not None:
+            _fail(str(user_error), user_error.exit_code)
+        if isinstance(error, OSError) and disk_is_full(error):  # while TensorBoard writes, for example
+            what = error.filename or "A file of the run"
+            _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
+        if isinstance(error, MisconfigurationException | OSError):
+            _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            _fail(f"the package {error.name} is not installed, which this needs: {' '.join(str(error).split())}.", 2)
+        if errors.is_out_of_memory(error):
+            _fail("there is not enough memory for this: make the networks, latent_dim or data.batch_size smaller.", 1)
+        if signals.is_lost_process(error):
+            _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
+        _fail(errors.unexpected(error), 1)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    """`fail`, on the one process of many that is the first to do so; the errors of others follow from its end."""
+    if not signals.is_one_of_many():
+        fail(text, code)
+    if signals.is_first_to_fail():
+        print(f"encdec: error: {text}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The first error meant for users among the causes of an error."""
+    return next((cause for cause in errors.causes(error) if isinstance(cause, UserError)), None)

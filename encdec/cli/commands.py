@@ -1,0 +1,79 @@
+"""The commands, and what is said about them without PyTorch and Lightning, which take seconds to import."""
+
+import sys
+from collections.abc import Sequence
+
+from encdec import __version__
+from encdec.messages import fail, suggestion
+
+COMMANDS = {
+    "fit": "Train a paradigm on a data set, or go on with a run.",
+    "validate": "Measure a checkpoint on the validation split.",
+    "test": "Evaluate a checkpoint on the test split, alike for all paradigms.",
+    "predict": "Write samples, reconstructions and interpolations to files.",
+    "export": "Write the weights of a checkpoint as safetensors, for other programs and people.",
+    "compare": "Put evaluations of runs side by side: mean and spread over seeds.",
+}
+"""What each command does, in one line."""
+
+_LIST = "\n".join(f"  {command:<10}{line}" for command, line in COMMANDS.items())
+HELP = f"""\
+usage: encdec COMMAND [options]    (or: python -m encdec COMMAND [options])
+
+Trains generative models with and without encoders, and measures them alike.
+
+commands:
+{_LIST}
+
+options:
+  -h, --help        Show this page; after a command, all of its options.
+  --version         Show the version.
+
+options of fit, validate, test and predict, among others:
+  --config FILE     Settings, such as configs/vae.yaml; later ones win.
+  --model NAME      A paradigm, such as VAE; its settings: --model.beta 4.
+  --data NAME       A data set, such as FashionMNIST.
+  --ckpt_path FILE  A checkpoint to measure, or for fit to begin a new run from.
+  --resume [RUN]    For fit: go on with a run, if there is one, from its newest checkpoint.
+  --print_config    Show every setting and its value, as YAML.
+
+examples:
+  encdec fit --config configs/vae.yaml --data FashionMNIST --model.beta 4
+  encdec fit --model.help VAE
+  encdec test --ckpt_path lightning_logs/vae/version_0/checkpoints/best.ckpt
+  encdec compare lightning_logs"""
+
+
+def answer(args: Sequence[str]) -> bool:
+    """Do what needs neither PyTorch nor Lightning: show the help or the version, compare, refuse a wrong command.
+
+    Args:
+        args: what follows `encdec`.
+
+    Returns:
+        Whether that was all. If not, the first of `args` is a command for `encdec.cli`.
+
+    Raises:
+        SystemExit: with code 2, after the help or one sentence on stderr, if there is no such command.
+    """
+    if not args:
+        print(HELP, file=sys.stderr)
+        raise SystemExit(2)
+    command = args[0]
+    if command in ("-h", "--help", "help"):
+        print(HELP)
+    elif command == "--version":
+        print(f"encdec {__version__}")
+    elif command == "compare":
+        from encdec.cli.compare import main as compare
+
+        compare(args[1:])
+    elif command in COMMANDS:
+        return False
+    elif command.startswith("-"):
+        flag = command.partition("=")[0]
+        fail(f"{flag} stands before the command: options follow it, as in `python -m encdec fit {flag} …`.", 2)
+    else:
+        names = ", ".join(COMMANDS)
+        fail(f"{command!r} is not a command{suggestion(command, list(COMMANDS))}; the commands are {names}.", 2)
+    return True

@@ -1,0 +1,193 @@
+"""`python -m encdec compare`: the evaluations of many runs side by side, mean and spread over seeds."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from encdec.cli.commands import COMMANDS
+from encdec.cli.compare.grouping import Row, rows, summary
+from encdec.cli.compare.reading import find, read
+from encdec.messages import fail, say, suggestion
+from encdec.text import printable
+from encdec.types import UserError
+
+__all__ = ["FIGURES", "Parser", "find", "main", "read", "rows", "summary"]
+
+FIGURES = (
+    "mse",
+    "mse_encoder",
+    "mse_optimised",
+    "nll_bernoulli",
+    "elbo_posterior",
+    "frechet_classifier",
+    "precision_classifier",
+    "recall_classifier",
+    "sample_variance",
+)
+"""Shown if not asked for others, as far as the runs have them."""
+_MOST_DAMAGED = 10  # files that are named one by one
+_DECIDE = ("encdec", "torch", "torchmetrics")  # the packages whose versions may change a metric
+
+
+def main(args: Sequence[str]) -> None:
+    """Print the table; Lightning is not needed for it.
+
+    A report that is damaged is named on stderr and left out; the others are shown.
+
+    Args:
+        args: what follows `encdec compare`.
+
+    Raises:
+        SystemExit: with code 2 for a wrong call and 1 where no report can be read, after one sentence on stderr; with
+            130 for Ctrl-C.
+    """
+    try:
+        _compare(args)
+    except UserError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command that Lightning's does not parse: says what is wrong in one sentence, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        command, message = self.prog.rpartition(" ")[2], printable(message)
+        wrong = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        if wrong.startswith("-"):
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            fail(f"{command} has no option {wrong}{suggestion(wrong, flags) or '.'}", 2)
+        fail(f"{command}: {message}.", 2)
+
+
+def _compare(args: Sequence[str]) -> None:
+    parser = Parser(
+        prog="encdec compare",
+        description=COMMANDS["compare"],
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="*", default=["lightning_logs"], help="runs, folders of runs, or JSON files")
+    parser.add_argument(
+        "--checkpoint", help="which checkpoint of each run (default: last, or best where last was not evaluated)"
+    )
+    parser.add_argument("--figures", help="names of figures, separated by commas; 'all' shows every one")
+    parser.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    options = parser.parse_intermixed_args(args)
+    if options.checkpoint is not None and not options.checkpoint.removesuffix(".ckpt"):
+        raise UserError("--checkpoint is empty, but it must be the name of one, such as best.", 2)
+    checkpoint = options.checkpoint and options.checkpoint.removesuffix(".ckpt")
+    reports = _readable(options.paths, checkpoint)
+    known = list(dict.fromkeys(name for report in reports for name in report["figures"]))
+    wanted = _wanted(options.figures, known)
+    found = rows(reports)
+    table = [["", "seeds", *map(printable, wanted)]]
+    table += [[row.label, row.seeds(), *map(row.cell, wanted)] for row in found]
+    if options.markdown:
+        print("\n".join(_markdown(table)))
+    else:
+        from encdec.tables import print_numbers  # rich, which takes a while to import
+
+        print_numbers(table)
+    for figure in wanted:
+        print(f"{printable(figure)}: {_reference(reports, figure)}")
+    if not wanted:
+        print("No run has one of the figures that are shown: --figures all shows those that there are.")
+    for line in (*(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
+        print(line)
+
+
+def _readable(paths: Sequence[str], checkpoint: str | None) -> list[dict[str, Any]]:
+    """The reports that can be read; the others are named.
+
+    Raises:
+        UserError: there is none.
+    """
+    reports, damaged = [], []
+    for path in find(paths, checkpoint):
+        try:
+            reports.append(read(path))
+        except UserError as error:
+            damaged.append(str(error))
+    if not reports:
+        others = len(damaged) - 1
+        raise UserError(damaged[0] + (f" Nor can the other {others}." if others else ""))
+    for problem in damaged[:_MOST_DAMAGED]:
+        say(f"{problem} It is left out.")
+    if damaged[_MOST_DAMAGED:]:
+        say(f"{len(damaged) - _MOST_DAMAGED} more files can't be read and are left out.")
+    return reports
+
+
+def _wanted(figures: str | None, known: list[str]) -> list[str]:
+    if figures is None:
+        return [name for name in FIGURES if name in known]
+    if figures == "all":
+        return known
+    wanted = list(dict.fromkeys(name.strip() for name in figures.split(",")))
+    for name in wanted:
+        if name not in known:
+            names = printable(", ".join(known)) or "none"
+            raise UserError(f"No run has a figure {printable(name)!r}; known are {names}.", 2)
+    return wanted
+
+
+def _reference(reports: list[dict[str, Any]], figure: str) -> str:
+    """The unit of a figure and what to compare it with, over all runs."""
+    found = [report["figures"][figure] for report in reports if figure in report["figures"]]
+    units = list(dict.fromkeys(printable(one["unit"]) for one in found))
+    beside = list(
+        dict.fromkeys(
+            f"{one['reference']:.5g} {printable(one.get('reference_name', ''))}".strip()
+            for one in found
+            if "reference" in one
+        )
+    )
+    text = " / ".join(units)
+    return f"{text}; to compare with: {' / '.join(beside)}" if beside else text
+
+
+def _markdown(table: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row) + " |" for row in table]
+    return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
+
+
+def _steps(found: list[Row]) -> list[str]:
+    """Which checkpoints were taken, and of which steps where those of one row differ."""
+    taken: dict[str, int] = {}
+    for row in found:
+        name = row.reports[0]["checkpoint"]
+        taken[name] = taken.get(name, 0) + len(row.reports)
+    names = [f"{printable(name)}.ckpt ({count} run{'s' * (count != 1)})" for name, count in taken.items()]
+    lines = [f"{'Careful: different checkpoints' if len(taken) > 1 else 'checkpoint'}: {', '.join(names)}"]
+    for row in found:
+        steps = sorted({report["step"] for report in row.reports if "step" in report})
+        if len(steps) > 1:
+            lines.append(f"{row.label}: the checkpoints are of steps {steps[0]} to {steps[-1]}.")
+    return lines
+
+
+def _differences(reports: list[dict[str, Any]]) -> list[str]:
+    """Say what makes these runs incomparable."""
+    found = [
+        {
+            "data": report["data"]["fingerprint"],
+            "feature spaces": report.get("feature_space"),
+            "evaluation settings": _settings(report),
+            "precisions": report.get("precision"),
+            "versions of packages": json.dumps([report.get("versions", {}).get(name) for name in _DECIDE]),
+        }
+        for report in reports
+    ]
+    return [
+        f"Careful: these runs were evaluated with different {name}."
+        for name in found[0]
+        if len({one[name] for one in found}) > 1
+    ]
+
+
+def _settings(report: dict[str, Any]) -> str:
+    settings = {name: value for name, value in report.get("settings", {}).items() if name not in ("parts", "cache_dir")}
+    return json.dumps(settings, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Image files: which there are, and what is in them."""

@@ -1,0 +1,89 @@
+"""Grids of images, as TensorBoard and PNG files show them: of any number of channels, in color."""
+
+import io
+import math
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from encdec.messages import say
+from encdec.text import printable
+
+_GREY = 0.5  # separates images, whatever their background
+_WIDEST = 4096  # pixels to which a picture is enlarged at most
+_SPRITE = 1 << 23  # numbers of all thumbnails together
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Images as they are shown, (N, C, H, W) -> (N, 3, H, W) in [0, 1]: one channel grey, else the first three.
+
+    Of two channels the first is shown as red, the second as green. What is not a number is shown as black.
+    """
+    images = images.detach().float().cpu()[:, :3].nan_to_num(0.0).clamp(0, 1)
+    if images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    return F.pad(images, (0, 0, 0, 0, 0, 3 - images.shape[1]))
+
+
+def grid(images: Tensor, columns: int) -> Tensor:
+    """Images side by side, row by row: (N, C, H, W) in [0, 1] -> (3, H', W')."""
+    picture: Tensor = make_grid(as_rgb(images), nrow=columns, padding=1, pad_value=_GREY)
+    return picture
+
+
+def comparison(rows: Sequence[Tensor], columns: int) -> Tensor:
+    """Inputs above what was made of them: each (N, C, H, W) -> (3, H', W'), one group of rows per `columns` images."""
+    groups = [torch.cat([row[i : i + columns] for row in rows]) for i in range(0, len(rows[0]), columns)]
+    return grid(torch.cat(groups), columns)
+
+
+def sample_labels(num_classes: int) -> tuple[Tensor, int]:
+    """Labels of a grid of samples, and its columns: one class in each column where there are few of them."""
+    columns = num_classes if 4 <= num_classes <= 16 else 8
+    return torch.arange(8 * columns) % columns % num_classes, columns
+
+
+def enlarge(picture: Tensor, smallest: int = 256) -> Tensor:
+    """A picture scaled up by a whole factor until it is `smallest` pixels high, or 4,096 wide: (C, kH, kW)."""
+    factor = max(1, min(-(-smallest // picture.shape[1]), _WIDEST // picture.shape[2]))
+    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Images as squares with grey bars, (N, C, H, W) -> (N, 3, S, S): TensorBoard's projector takes no others.
+
+    Where their sides S would take more than 8 million numbers they are scaled down.
+    """
+    longest = max(images.shape[2:])
+    side = max(min(longest, math.isqrt(_SPRITE // (3 * max(len(images), 1)))), 1)
+    height, width = (max(1, size * side // longest) for size in images.shape[2:])
+    if side < longest:
+        images = F.adaptive_avg_pool2d(images[:, :3].float(), (height, width))
+    top, left = (side - height) // 2, (side - width) // 2
+    return F.pad(as_rgb(images), (left, side - width - left, top, side - height - top), value=_GREY)
+
+
+def as_png(picture: Tensor) -> bytes:
+    """A picture (3, H, W) in [0, 1] as the content of a PNG file."""
+    pixels = picture.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
+    content = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(content, format="PNG")
+    return content.getvalue()
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Within, what goes wrong costs the picture of that name and a sentence on stderr, but nothing else."""
+    try:
+        yield
+    except Exception as error:  # whatever a library, or a plugin's network, makes of unusual images
+        say(f"{name} is not drawn ({type(error).__name__}: {printable(str(error), 200)}); all else goes on.")
+        if os.environ.get("ENCDEC_DEBUG") == "1":
+            traceback.print_exc()

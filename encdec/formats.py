@@ -1,0 +1,13 @@
+"""The formats of what encdec writes, and the names under which a checkpoint holds what Lightning's does not."""
+
+CHECKPOINT_FORMAT = 1
+"""Of checkpoints and exports; raised when an older encdec would misread what this one writes."""
+REPORT_FORMAT = 1
+"""Of the JSON of an evaluation; a change that readers would notice raises it."""
+REPORT_ENDING = ".evaluation.json"
+"""last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
+
+WRITTEN_BY_KEY = "encdec"
+"""Where a checkpoint says who wrote it."""
+CURVE_KEY = "training_curve"
+"""Where a checkpoint holds the sums of the training scalars since they were last logged."""

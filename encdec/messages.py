@@ -1,0 +1,28 @@
+"""What is said to the user on stderr: lines, errors, suggestions."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean …?` for the most similar of `known` (of its values, if it is a dict of them), or nothing."""
+    by_name = known if isinstance(known, dict) else {candidate: candidate for candidate in known}
+    lowered = {candidate.lower(): value for candidate, value in by_name.items()}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    # the very same name is known elsewhere, but not where it was given
+    return f"; did you mean {prefix}{lowered[close[0]]}?" if close and lowered[close[0]] != name else ""
+
+
+def say(text: str) -> None:
+    """Print a line on stderr; one process of a machine does, not all."""
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
+        print(f"encdec: {text}", file=sys.stderr)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Print an error on stderr and exit: with 2 for a wrong call, 1 for a fault found at run time."""
+    say(f"error: {text}")
+    raise SystemExit(code)

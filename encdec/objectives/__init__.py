@@ -1,0 +1,1 @@
+"""What is minimised and what is measured: in torch alone, without Lightning."""

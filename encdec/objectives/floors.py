@@ -1,0 +1,339 @@
+"""Floors: the losses, known before training, of the best decoders that are told a given part of each image.
+
+| what the decoder is told | its best output | squared error            | Bernoulli cross-entropy |
+|--------------------------|-----------------|--------------------------|-------------------------|
+| nothing                  | E[x]            | Var[x]                   | Σ_d H(E[x_d])           |
+| the label                | E[x | y]        | E[Var[x | y]]            | Σ_d E_y H(E[x_d | y])   |
+| k linear numbers         | PCA-k           | the other eigenvalues    | –                       |
+| everything               | x               | 0                        | Σ_d H(x_d)              |
+
+The formulas hold on the training split, from which the outputs are made; on another split the floor is the loss of
+these same outputs there. A split enters only through its moments (`Moments`), which one streaming pass collects.
+Pixels are integers 0…255, so that their sums are exact and do not depend on batches or processes.
+
+Source of the first two rows: expand (1/N) Σ_i ‖x_i − x̂‖², a quadratic in x̂ (see the README).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, final
+
+import torch
+from torch import Tensor
+
+from encdec.types import Shape, Told, UserError
+
+if TYPE_CHECKING:
+    from encdec.data import Images
+
+SMALLEST_MEAN = 1e-4
+"""Means of Bernoulli pixels are kept in [1e-4, 1 − 1e-4] (logits within ±9.2): a pixel that is black in the whole
+training split would otherwise cost infinitely much where it is not black on another split."""
+LARGEST_COVARIANCE = 4096
+"""Up to this many pixels PCA uses the D × D covariance in float64 (128 MiB)."""
+
+_BLOCK = 256  # images; a sum of as many products of 8-bit numbers, 256 · 255² < 2²⁴, is exact in float32
+_LARGEST_EXACT = 1024  # an eigendecomposition of 3,072 pixels takes 11 s on one core, 30 iterations a tenth of it
+_OVERSAMPLING = 10  # of subspace iteration; Halko et al. suggest 5 to 10
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes."""
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@final
+@dataclass(frozen=True)
+class PCA:
+    """The k directions in which the training images vary most.
+
+    Attributes:
+        mean: the mean image, float64, (D,), pixels in [0, 1].
+        axes: orthonormal columns, most variance first, float64, (D, k).
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Moments:
+    """All that the floors need of a split, in float64; D pixels, C classes; memory C × D.
+
+    Attributes:
+        counts: images of each class, (C,).
+        means: mean image of each class, (C, D), pixels in [0, 1]; zeros where a class has no image.
+        square: E‖x‖², mean over the split's images.
+        entropy: E[Σ_d H(x_d)], mean over the split's images, in nats per image.
+        residuals: squared distance to the span of the first 0, 1, …, k axes of a PCA, mean over images; () without.
+    """
+
+    counts: Tensor
+    means: Tensor
+    square: float
+    entropy: float
+    residuals: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        images: Images,
+        pca: PCA | None = None,
+        rank: int = 0,
+        processes: int = 1,
+        reduce: Reduce = _alone,
+        share: Tensor | None = None,
+    ) -> Self:
+        """One pass over a split, shared by processes.
+
+        Args:
+            images: the split.
+            pca: whose residuals are wanted.
+            rank: which process this is.
+            processes: how many there are.
+            reduce: adds a tensor up over them.
+            share: positions of the images that this process takes, where not the whole split is meant.
+
+        Raises:
+            UserError: the split is empty, or its pixels are not 8-bit numbers.
+        """
+        classes, dim = len(images.classes), math.prod(images.image_shape)
+        counts, sums = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dim, dtype=torch.float64)
+        histogram = torch.zeros(256, dtype=torch.float64)
+        energy = torch.zeros(0 if pca is None else pca.axes.shape[1] + 1, dtype=torch.float64)
+        for pixels, y in _blocks(images, rank, processes, share):
+            counts.index_add_(0, y, torch.ones(len(y), dtype=torch.float64))
+            sums.index_add_(0, y, pixels.double())
+            histogram += torch.bincount(pixels.flatten(), minlength=256)
+            if pca is not None:
+                centred = pixels.double() / 255 - pca.mean
+                energy += torch.cat([centred.square().sum()[None], -(centred @ pca.axes).square().sum(0)])
+        counts, sums, histogram, energy = (reduce(tensor) for tensor in (counts, sums, histogram, energy))
+        n, values = counts.sum(), torch.arange(256, dtype=torch.float64) / 255
+        return cls(
+            counts=counts,
+            means=sums / (255 * counts.clamp(min=1)[:, None]),
+            square=float(histogram @ values.square() / n),
+            entropy=float(histogram @ _entropy(values, values) / n),
+            residuals=tuple((energy.cumsum(0) / n).tolist()),
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean image, (D,), pixels in [0, 1]."""
+        return self.counts @ self.means / self.counts.sum()
+
+
+@final
+@dataclass(frozen=True)
+class Floors:
+    """The floors of one split: losses of the training split's optima there.
+
+    Attributes:
+        mse: squared error per pixel, by what the decoder is told.
+        bce: Bernoulli cross-entropy in nats per image, by what the decoder is told.
+        pca_mse: squared error per pixel of PCA with `components` components: what that many linear numbers allow,
+            a reference for an autoencoder with as many codes; None if it was not computed.
+        components: how many.
+    """
+
+    mse: Mapping[Told, float]
+    bce: Mapping[Told, float]
+    pca_mse: float | None = None
+    components: int = 0
+
+    @classmethod
+    def of(cls, train: Moments, split: Moments) -> Self:
+        """The floors on `split` (which may be the training split itself) of the optima of `train`.
+
+        A class that the training split lacks has no mean there; the mean image stands in for it.
+        """
+        counts, n, dim = split.counts, split.counts.sum(), train.means.shape[1]
+        class_means = torch.where(train.counts[:, None] > 0, train.means, train.mean)
+        outputs = {Told.NOTHING: train.mean.expand_as(class_means), Told.LABEL: class_means}
+        mse, bce = {Told.IMAGE: 0.0}, {Told.IMAGE: split.entropy}
+        for told, output in outputs.items():
+            cross = (output * output - 2 * output * split.means).sum(1)
+            squares = split.square + float(counts @ cross / n)
+            mse[told] = squares / dim if squares > 1e-12 * split.square else 0.0  # below it is rounding
+            p = output.clamp(SMALLEST_MEAN, 1 - SMALLEST_MEAN)
+            bce[told] = float(counts @ _entropy(split.means, p).sum(1) / n)
+        k = len(split.residuals) - 1
+        return cls(mse, bce, split.residuals[k] / dim if k >= 0 else None, max(k, 0))
+
+    def explained_variance(self, mse: float) -> float | None:
+        """Share of the variance that an output with this MSE explains: 0 = the mean image, 1 = perfect.
+
+        None where all images are the mean image, so that there is no variance to explain.
+        """
+        variance = self.mse[Told.NOTHING]
+        return 1 - mse / variance if variance > 0 else None
+
+    def beside(self, means: Mapping[str, float], told: Told, paired: bool = True) -> dict[str, float]:
+        """Scalars to log beside `means`, which are `mse`, `bce` and their variants (`mse_zeros`) by name.
+
+        `mse_floor`, `bce_floor`: of a decoder that is told as much; `mse_gap`, `bce_gap`: how far above it;
+        `explained_variance`. A variant's carry its suffix. Where the floor is not that of the mean image,
+        `mse_mean_image` is the MSE of the mean image; a decoder that is told the image has it in place of a floor of
+        0, which would say nothing, and `mse_pca`. Nothing where no output is paired with an image.
+        """
+        if not paired:
+            return {}
+        scalars = {}
+        for term, floors in (("mse", self.mse), ("bce", self.bce)):
+            variants = [name for name in means if name == term or name.startswith(f"{term}_")]
+            has_floor = term == "bce" or told is not Told.IMAGE
+            if variants and has_floor:
+                scalars[f"{term}_floor"] = floors[told]
+            if variants and term == "mse" and told is not Told.NOTHING:
+                scalars["mse_mean_image"] = self.mse[Told.NOTHING]
+            for name in variants:
+                if has_floor:
+                    scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[told]
+                explained = self.explained_variance(means[name]) if term == "mse" else None
+                if explained is not None:
+                    scalars[f"explained_variance{name.removeprefix(term)}"] = explained
+        if told is Told.IMAGE and self.pca_mse is not None and "mse_mean_image" in scalars:
+            scalars["mse_pca"] = self.pca_mse
+        return scalars
+
+    def verdict(self, mse: float, told: Told) -> str:
+        """What the MSE of a trained model means, in plain words."""
+        explained = self.explained_variance(mse)
+        if explained is None:
+            return "there is nothing to explain: all images are the mean image"
+        if told is not Told.IMAGE:
+            above = mse / self.mse[told] - 1 if self.mse[told] > 0 else math.inf
+            if above < -_ON_THE_FLOOR:
+                return f"{self.position(mse, told)}: does the decoder see more than it is told ({told})?"
+            if above <= _ON_THE_FLOOR:
+                return f"collapsed to the {FLOOR_NAMES[told]}: {self.position(mse, told)}"
+        if explained <= 0:
+            return f"no better than the mean image: {self.position(mse, Told.IMAGE if told is Told.LABEL else told)}"
+        if explained <= _ON_THE_FLOOR:
+            return f"hardly better than the mean image: explains {_percent(explained)} of the variance"
+        if told is not Told.IMAGE:
+            return f"not at the {FLOOR_NAMES[told]} yet: {self.position(mse, told)}"
+        words = f"tells images apart: explains {_percent(explained)} of the variance (the mean image: 0 %)"
+        if self.pca_mse:
+            words += f"; its MSE is {mse / self.pca_mse:.2f} times that of PCA with {self.components} components"
+        return words
+
+    def position(self, mse: float, told: Told) -> str:
+        """Where an MSE is: above or below its floor or, where the decoder is told the image, the mean image's MSE."""
+        of, reference = "MSE" if told is Told.IMAGE else "floor", told
+        if told is Told.IMAGE:
+            reference = Told.NOTHING
+        owner = "the mean image's" if reference is Told.NOTHING else "the class means'"
+        if self.mse[reference] <= 0:
+            return f"{owner} {of} is 0"
+        above = mse / self.mse[reference] - 1
+        return f"{_percent(abs(above))} {'above' if above >= 0 else 'below'} {owner} {of}"
+
+
+_ON_THE_FLOOR = 0.05  # share of a floor within which a model counts as sitting on it
+FLOOR_NAMES = {Told.NOTHING: "mean image", Told.LABEL: "class means", Told.IMAGE: "pixels' entropy"}
+"""Whose loss a floor is. A decoder that is told the image has one of its BCE only."""
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a scalar such as `val/mse_pca` is what another one's loss is to be compared with."""
+    return name.endswith(("_pca", "_mean_image"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def principal_components(
+    images: Images, components: int, rank: int = 0, processes: int = 1, reduce: Reduce = _alone
+) -> PCA:
+    """PCA of a split of D pixels, in passes that processes share; no copy of the split in floating point.
+
+    - D ≤ 1024: the eigenvectors of the covariance, from one pass; 8 D² bytes.
+    - D ≤ `LARGEST_COVARIANCE`: its leading eigenvectors by subspace iteration; as many bytes.
+    - beyond: subspace iteration without the covariance, in 6 passes; 16 D (k + 10) bytes.
+
+    Subspace iteration from a random start (Halko, Martinsson & Tropp 2011, https://arxiv.org/abs/0909.4061,
+    alg. 4.4) ends a little above the exact residuals: by 1e-4 of them or less after 30 iterations.
+
+    Args:
+        images: the training split.
+        components: k; at most D are taken.
+        rank: which process this is.
+        processes: how many there are.
+        reduce: adds a tensor up over them.
+    """
+    dim = math.prod(images.image_shape)
+    components = min(components, dim)
+    total, count = torch.zeros(dim, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    dense = dim <= LARGEST_COVARIANCE
+    products = torch.zeros(dim if dense else 0, dim, dtype=torch.float64)
+    for pixels, _ in _blocks(images, rank, processes):
+        total += pixels.sum(0, dtype=torch.float64)
+        count += len(pixels)
+        if dense:
+            x = pixels.float()
+            products += x.T @ x
+    total, count = reduce(total), reduce(count)
+    mean = total / count / 255
+    if not dense:
+        return PCA(
+            mean, _leading(lambda v: _times_covariance(images, mean, v, rank, processes, reduce), dim, components, 4)
+        )
+    covariance = reduce(products).div_(count * 255**2).addr_(mean, mean, alpha=-1)
+    if dim <= _LARGEST_EXACT:
+        return PCA(mean, torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :components].contiguous())
+    return PCA(mean, _leading(lambda v: covariance @ v, dim, components, 30))
+
+
+def _leading(times: Callable[[Tensor], Tensor], dim: int, components: int, iterations: int) -> Tensor:
+    """The leading eigenvectors of a symmetric matrix that is known by its products, (dim, components)."""
+    start = torch.randn(
+        dim, min(dim, components + _OVERSAMPLING), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    basis = torch.linalg.qr(start).Q
+    for _ in range(iterations):
+        basis = torch.linalg.qr(times(basis)).Q
+    small = basis.T @ times(basis)
+    axes: Tensor = basis @ torch.linalg.eigh((small + small.T) / 2).eigenvectors.flip(1)[:, :components]
+    return axes
+
+
+def _times_covariance(images: Images, mean: Tensor, basis: Tensor, rank: int, processes: int, reduce: Reduce) -> Tensor:
+    """Σ_i (x_i − mean)(x_i − mean)ᵀ · basis: (D, k)."""
+    product = torch.zeros_like(basis)
+    for pixels, _ in _blocks(images, rank, processes):
+        centred = pixels.double() / 255 - mean
+        product += centred.T @ (centred @ basis)
+    return reduce(product)
+
+
+def _blocks(images: Images, rank: int, processes: int, share: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels (B, D), uint8, and labels (B,) of this process's share."""
+    n = len(images.labels)
+    if n == 0:
+        raise UserError("A split without images has no floors: it needs at least one image.")
+    parts = (torch.arange(rank, n, processes) if share is None else share).split(_BLOCK)
+    for part, pixels in zip(parts, images.stream(parts), strict=True):
+        if pixels.dtype != torch.uint8:
+            raise UserError(f"Floors are computed from 8-bit pixels, but this data set streams {pixels.dtype}.")
+        yield pixels.flatten(1), images.labels[part]
+
+
+def _entropy(x: Tensor, p: Tensor) -> Tensor:
+    """Cross-entropy −x log p − (1 − x) log(1 − p), elementwise, 0 log 0 = 0."""
+    return -(torch.xlogy(x, p) + torch.xlogy(1 - x, 1 - p))
+
+
+def pictures(train: Moments, image_shape: Shape) -> dict[str, Tensor]:
+    """The mean image (1, C, H, W), and the class means (classes, C, H, W) where there are classes, in [0, 1]."""
+    drawn = {"mean_image": train.mean.float().reshape(1, *image_shape)}
+    if len(train.counts) > 1:
+        drawn["class_means"] = train.means.float().reshape(-1, *image_shape)
+    return drawn

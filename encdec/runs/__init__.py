@@ -1,0 +1,1 @@
+"""Runs on disk: folders, checkpoints, exports, and what may be read of them."""

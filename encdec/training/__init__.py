@@ -1,0 +1,1 @@
+"""How a model is trained: optimizers, schedules, and a stop between two steps."""

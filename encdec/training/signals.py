@@ -1,0 +1,217 @@
+"""Signals end a training between two steps, with a checkpoint; and the processes of a run end together.
+
+Lightning saves inside the handler of a signal, in the middle of a step, and its processes wait for each other there:
+a SIGTERM to all of them hangs. Here a handler only takes a note. Between two steps the processes agree on whether
+one of them was asked to stop, and then all save and stop at the same step.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.distributed_c10d import _get_default_store
+
+from encdec.messages import say
+
+REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)  # Windows has neither it nor Slurm
+"""What Slurm is asked to send when a job's time is nearly up: `#SBATCH --signal=USR1@120`."""
+_ASK_EVERY = 0.5  # seconds between two questions to the other processes, which cost a round of messages
+_GRACE = 10.0  # seconds in which a process may find out by itself that another one is gone
+
+_OBSERVER = "_launch_process_observer"
+"""Lightning's, which kills this process without a word when another one fails."""
+
+
+class Stopped(SystemExit):
+    """The end of a run that a signal asked for; the exit code is the shell's, 128 + the signal's number.
+
+    Args:
+        number: of the signal.
+        together: whether all processes stop now, between two steps.
+    """
+
+    def __init__(self, number: int, together: bool = False) -> None:
+        super().__init__(128 + number)
+        self.signal, self.together = signal.Signals(number), together
+
+
+class Signals(_SignalConnector):
+    """Takes a note of SIGINT, SIGTERM and, under Slurm, SIGUSR1 while a trainer trains; ends what is not training.
+
+    A second signal ends a training at once.
+
+    Args:
+        trainer: whose processes they are.
+        save: writes the checkpoint to go on from.
+    """
+
+    def __init__(self, trainer: pl.Trainer, save: Callable[[], None]) -> None:
+        super().__init__(trainer)
+        self._save = save
+        self._noted = 0  # number of the signal
+        self._steps_left = self._interval = 1
+        self._asked = time.perf_counter()
+
+    def register_signal_handlers(self) -> None:
+        """See Lightning; called when a trainer begins to run, and undone by `teardown` when it ends."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._original_handlers = self._get_current_signal_handlers()
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if REQUEUE is not None and SLURMEnvironment.detect():
+            numbers.append(REQUEUE)
+        for number in numbers:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._noted or self.trainer.state.fn != TrainerFn.FITTING:
+            raise Stopped(number)
+        self._noted = number
+        if number == signal.SIGINT and self.trainer.is_global_zero and sys.stderr.isatty():
+            # not print(), which may be interrupted by this very handler
+            os.write(2, b"\nStops after this step and saves; press Ctrl-C once more to stop without saving.\n")
+
+    def between_steps(self) -> None:
+        """Save and stop, if a signal has asked one of the processes to.
+
+        Raises:
+            Stopped: it has.
+        """
+        number = self._noted if self.trainer.world_size == 1 else self._noted_by_any()
+        if number:
+            self._save()
+            raise Stopped(number, together=True)
+
+    def _noted_by_any(self) -> int:
+        """The signal that any process has noted, known to all of them at the same step."""
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return 0
+        now = time.perf_counter()
+        seconds = max((now - self._asked) / self._interval, 1e-6)
+        device = self.trainer.strategy.root_device
+        answer = torch.tensor([float(self._noted), seconds], device=device)
+        torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX)
+        number, seconds = answer.tolist()
+        # the slowest process's time for a step, so that all ask again at the same step
+        self._interval = self._steps_left = min(max(round(_ASK_EVERY / seconds), 1), 1000)
+        self._asked = now
+        return int(number)
+
+
+def requeue() -> None:
+    """Put this Slurm job back into the queue, where it will be started again with the same command."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        reason = result.stderr.strip() if result.returncode else ""
+    except OSError as error:
+        reason = str(error)
+    say(f"Slurm job {job} " + (f"could not be put back into the queue: {reason}" if reason else "is queued again."))
+
+
+def is_one_of_many() -> bool:
+    """Whether this process exchanges messages with others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and _world_size() > 1
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process of the run has asked this before."""
+    try:
+        return _get_default_store().add("encdec_failed", 1) == 1
+    except RuntimeError:  # the process that counts is the one that is gone
+        return True
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    is_theirs = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
+    return is_one_of_many() and is_theirs
+
+
+def _world_size() -> int:
+    size: int = torch.distributed.get_world_size()
+    return size
+
+
+@contextmanager
+def ending_together(trainer: pl.Trainer) -> Iterator[None]:
+    """Within, the processes that Lightning starts on this machine end when one of them fails, and before this one.
+
+    (Those that torchrun or Slurm started are theirs to end; a torchrun that is gone takes its own with it.)
+    """
+    before = getattr(subprocess_script, _OBSERVER)
+    setattr(subprocess_script, _OBSERVER, _watch_children)
+    if _was_launched(trainer) or "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    try:
+        yield
+    except Stopped as stop:
+        if stop.together and _was_launched(trainer):
+            raise SystemExit(0) from None  # it has done what was asked; the first process's exit code says what
+        raise
+    finally:
+        setattr(subprocess_script, _OBSERVER, before)
+        _end(getattr(trainer.strategy.launcher, "procs", []), sys.exc_info()[1])
+
+
+def _was_launched(trainer: pl.Trainer) -> bool:
+    """Whether Lightning's first process on this machine started this one."""
+    launcher = trainer.strategy.launcher
+    environment = getattr(launcher, "cluster_environment", None)
+    return environment is not None and not environment.creates_processes_externally and trainer.local_rank > 0
+
+
+def _end(children: list[subprocess.Popen[bytes]], error: BaseException | None) -> None:
+    """Wait for processes to end; those that will not do so by themselves are made to."""
+    by_themselves = error is None or (isinstance(error, Stopped) and error.together)
+    deadline = time.monotonic() + (_GRACE if by_themselves else 1.0)
+    for child in children:
+        if not by_themselves:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _watch_children(children: list[subprocess.Popen[bytes]]) -> None:
+    """End this process when one that it started has failed, even if it waits for that one in vain."""
+
+    def watch() -> None:
+        while all(child.poll() in (None, 0) for child in children):
+            if all(child.poll() == 0 for child in children):
+                return
+            time.sleep(0.2)
+        time.sleep(_GRACE)  # the main thread fails in its next exchange with that process, and says so
+        for child in children:
+            child.kill()
+        say("error: another process of this run has ended, so this one ends too.")
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    """End this process when the one that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    time.sleep(2)  # the main thread may be saying why
+    os._exit(1)

@@ -1,0 +1,423 @@
+"""The one evaluation, through the command line: files, TensorBoard, repeatability, bad input; and the comparison."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+import encdec
+from encdec import plugins
+from encdec.cli import compare
+from encdec.data import Digits, InMemoryImages
+from encdec.data.base import fingerprint
+from encdec.evaluation.base import Figures, Processes
+from encdec.paradigms import Paradigm
+from tests import killing
+from tests.conftest import ROOT, RunCLI, encdec_in, events
+
+SMALL = ("--evaluation.num_images=60", "--evaluation.num_samples=80", "--evaluation.posterior_samples=4",
+         "--evaluation.prior_samples=200", "--evaluation.code_steps=8")  # fmt: skip
+SHORT = ("--trainer.max_epochs=2", "--trainer.log_every_n_steps=5", "--images.every_n_epochs=100")
+ALWAYS = {"loss", "mse", "bce", "mse_optimised", "nll_bernoulli",
+          "nll_bernoulli_binary", "nll_gaussian", "nll_ess", "elbo_optimised", "nll_optimised", "neighbours_optimised",
+          "path_length", "lipschitz_mean", "active_units_optimised", "target_near_random", "gradient_near_random",
+          "frechet_classifier", "kernel_classifier", "precision_classifier", "recall_classifier", "density_classifier",
+          "coverage_classifier", "sample_variance", "sample_variance_z", "sample_mean_distance",
+          "memorised"}  # fmt: skip
+FLOORS = {"bce_floor", "bce_gap", "explained_variance"}
+TOLD_LESS = FLOORS | {"mse_floor", "mse_gap"}
+TOLD_THE_IMAGE = FLOORS | {"mse_mean_image", "mse_pca"}
+WITH_CODES = {"mse_encoder", "mse_amortisation_gap", "neighbours_encoder", "target_near_encoder"}
+WITH_POSTERIOR = {"elbo_posterior", "elbo_amortisation_gap", "active_units"}
+OWN: dict[str, set[str]] = {
+    "ae": WITH_CODES | TOLD_THE_IMAGE,
+    "ae_zeros": WITH_CODES | TOLD_LESS | {"mse_zeros", "explained_variance_zeros"},
+    "decoder": TOLD_LESS | {"mse_mean_image"},
+    "vae": WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
+    "vae_noenc": TOLD_LESS,
+    "energy_score": WITH_CODES,
+    "autodecoder": WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+}
+
+
+def report_of(name: str, version: int = 0) -> dict[str, Any]:
+    path = Path(f"lightning_logs/{name}/version_{version}/checkpoints/last.evaluation.json")
+    report: dict[str, Any] = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} in {path}"))
+    return report
+
+
+def values_of(report: dict[str, Any]) -> dict[str, float]:
+    return {name: figure["value"] for name, figure in report["figures"].items()}
+
+
+def test_every_paradigm_has_its_place_among_the_tested() -> None:
+    """A new paradigm is tested by its config: this list is of configs, one at least for each core paradigm."""
+    plugins.load(ROOT / "plugins")
+    shipped = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert shipped == set(OWN)
+    named = "\n".join((ROOT / "configs" / f"{name}.yaml").read_text() for name in shipped)
+    for paradigm in plugins.subclasses(Paradigm):
+        if paradigm.__module__.startswith(("encdec.", "encdec_plugins.")):
+            assert paradigm.__name__ in named
+
+
+@pytest.mark.parametrize("config", OWN)
+def test_every_paradigm_is_scored_in_the_same_way(
+    config: str, cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--model.code_steps=3"] if config == "autodecoder" else []
+    cli("fit", "--config", f"configs/{config}.yaml", *SHORT, *few)
+    capfd.readouterr()
+    cli("test", "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt", *SMALL)
+    out, err = capfd.readouterr()
+    assert err == ""
+    report = report_of(config)
+    figures = report["figures"]
+    assert ALWAYS | OWN[config] <= figures.keys()
+    optional = WITH_CODES | WITH_POSTERIOR | TOLD_LESS | TOLD_THE_IMAGE
+    assert not (optional - OWN[config]) & figures.keys()
+    assert report["undefined"] == {}
+    assert all(figure["unit"] for figure in figures.values()), "every number has a unit"
+    documented = (ROOT / "docs" / "evaluation.md").read_text() + (ROOT / "README.md").read_text()
+    paradigm = encdec.load(f"lightning_logs/{config}/version_0/checkpoints/last.ckpt")
+    documented += paradigm.losses.__doc__ or ""  # terms of its own
+    run = events(f"lightning_logs/{config}/version_0")
+    for name, figure in figures.items():
+        assert np.isfinite(figure["value"])
+        if not name.endswith("_floor") and "e_gap" not in name:
+            assert f"{name} " in out
+        assert run.Scalars(f"test/{name}")[-1].value == pytest.approx(figure["value"], rel=1e-5)
+        stem = re.sub(r"_(zeros|classifier)$", "", name)
+        explained = rf"`{stem}(_zeros|_…)?`|`{re.sub('_[a-z]+$', '', stem)}_PAIRING`|`(…/|test/){stem}`|`…/{stem}`"
+        assert re.search(explained, documented), f"{name} is explained nowhere"
+    judged = "test/sample_variance" if config == "energy_score" else "test/mse"
+    assert f"{judged} – hardly trained yet (22 steps): " in out, "the verdict"
+    pictures = {tag for tag in run.Tags()["images"] if tag.startswith("test/")}
+    assert pictures == {"test/reconstructions", "test/interpolations", "test/latent_map"}
+    with open(f"lightning_logs/{config}/version_0/checkpoints/last.evaluation.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert {name: float(row[name]) for name in figures} == values_of(report)
+    assert row["paradigm"] == report["paradigm"]
+
+
+def test_a_report_holds_all_that_repeats_it(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", "--seed_everything=3", "--model.beta=0.5", *SHORT)
+    checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint, *SMALL)
+    report = report_of("vae")
+    assert (report["seed"], report["step"], report["processes"]) == (3, 22, 1)
+    assert report["config"]["model"]["init_args"]["beta"] == 0.5
+    assert report["settings"]["posterior_samples"] == 4
+    assert report["machine"]["device"] == "cpu"
+    assert report["machine"]["threads"] == torch.get_num_threads()
+    assert {"encdec", "python", "torch", "lightning"} <= report["versions"].keys()
+    assert report["data"]["images"] == {"train": 1294, "val": 144, "test": 359}
+    assert report["data"]["fingerprints"]["test"] == fingerprint(Digits().splits["test"])
+    (batch,) = Digits(batch_size=1000).test_dataloader()
+    with torch.no_grad():
+        terms, _ = encdec.load(checkpoint).outputs(batch)
+    assert values_of(report)["kl"] == pytest.approx(terms["kl"].mean().item(), rel=1e-5)
+    # the saved config and settings give the same numbers again, whatever the batch size
+    Path("again.json").write_text(json.dumps(report["config"]))
+    cli("test", "--config", "again.json", "--ckpt_path", checkpoint, "--data.batch_size=33")
+    again = values_of(report_of("vae"))
+    for name, value in values_of(report).items():
+        assert again[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["vae", "decoder"])
+def test_two_processes_give_the_figures_of_one(config: str, cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", f"configs/{config}.yaml", *SHORT)
+    checkpoint = f"lightning_logs/{config}/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61")
+    one = values_of(report_of(config))
+    code, output = killing.on_two(project, "test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61")
+    assert code == 0, output
+    report = report_of(config)
+    assert report["processes"] == 2
+    assert output.count("frechet_classifier") == 1, "the table is printed once"
+    two = values_of(report)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
+
+
+def test_only_the_asked_for_parts_run(cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli("fit", "--config", "configs/vae_noenc.yaml", *SHORT)
+    checkpoint = "lightning_logs/vae_noenc/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint, "--evaluation.parts=[]")
+    assert "test/mse" in capsys.readouterr().out
+    assert not list(project.rglob("*.evaluation.*"))
+    cli("test", "--ckpt_path", checkpoint, "--evaluation.parts=[reconstruction]", *SMALL)
+    figures = values_of(report_of("vae_noenc"))
+    assert "mse_optimised" in figures
+    assert not {"nll_bernoulli", "memorised", "path_length"} & figures.keys()
+
+
+def test_what_is_not_at_hand_is_said_before_any_work(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    monkeypatch.setenv("TORCH_HOME", str(project / "nothing"))
+    monkeypatch.setattr("encdec.callbacks.evaluate.evaluate_reconstruction", lambda *_: pytest.fail("too late"))
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt",
+            "--evaluation.feature_space=inception")  # fmt: skip
+    err = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "Inception's features need the weights" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_gaussian_observation_model_keeps_its_sigma(cli: RunCLI, project: Path) -> None:
+    cli("fit", "--config", "configs/vae.yaml", "--model.observation=Gaussian", "--model.observation.sigma=0.2", *SHORT)
+    cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt", *SMALL,
+        "--evaluation.parts=[likelihood]")  # fmt: skip
+    figures = report_of("vae")["figures"]
+    assert "σ = 0.2" in figures["nll_gaussian"]["unit"]
+    assert figures["nll_optimised"]["unit"].startswith("nats per image, gaussian")
+    # importance sampling can only tighten the bound, up to the noise of a few codes
+    assert figures["nll_gaussian"]["value"] < -figures["elbo_posterior"]["value"] + 0.5
+
+
+@pytest.mark.parametrize("case", ["constant images", "a class with one image", "four images"])
+def test_degenerate_data_gives_sentences_and_never_a_nan(
+    case: str, cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(self: Digits) -> tuple[InMemoryImages, InMemoryImages]:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        labels = torch.arange(40) % 2
+        if case == "constant images":
+            pixels[:] = 77
+        elif case == "a class with one image":
+            labels = torch.tensor([1] + [0] * 39)
+        train = InMemoryImages(pixels, labels, ("a", "b"))
+        return train, train.subset(torch.arange(4)) if case == "four images" else train
+
+    monkeypatch.setattr(Digits, "load", load)
+    for config in ("decoder", "vae"):
+        cli("fit", "--config", f"configs/{config}.yaml", *SHORT)
+        capsys.readouterr()
+        cli("test", "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt", *SMALL)
+        out = capsys.readouterr().out
+        report = report_of(config)
+        assert "nan" not in out.lower()
+        for name, reason in report["undefined"].items():
+            assert f"{name} is not defined here: {reason}" in out
+            assert name not in report["figures"]
+        if case == "constant images":
+            assert "explained_variance" not in report["figures"]
+            assert "sample_variance" in report["undefined"]
+            assert "nothing to explain" in out
+        if case == "four images":
+            assert "recall_classifier" in report["undefined"]
+
+
+def test_an_empty_split_is_a_sentence(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    load = Digits.load
+
+    def without_test(self: Digits) -> Any:
+        train, test = load(self)
+        return train, test.subset(torch.arange(0))
+
+    monkeypatch.setattr(Digits, "load", without_test)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt")
+    assert stop.value.code in (1, 2)
+    err = capsys.readouterr().err
+    assert err == "encdec: error: Digits: the test split is empty; it needs at least one image.\n"
+
+
+def test_an_unwritable_folder_loses_no_figures(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("encdec.files.os.replace", full)
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt", *SMALL,
+            "--evaluation.parts=[reconstruction]")  # fmt: skip
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1
+    assert "mse_optimised" in out
+    assert "last.evaluation.json can't be written (No space left on device)" in err
+    assert len(err.splitlines()) == 1
+    assert not list(project.rglob("*evaluation*"))
+
+
+def test_ctrl_c_leaves_what_was_there(
+    cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.parts=[reconstruction]")
+    before = report_of("vae")
+    monkeypatch.setattr("encdec.callbacks.evaluate.evaluate_reconstruction", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--ckpt_path", checkpoint, *SMALL)
+    assert stop.value.code == 130
+    assert "Interrupted: nothing was written." in capsys.readouterr().out
+    assert report_of("vae") == before
+
+
+def test_checkpoints_that_cant_be_measured_are_refused(
+    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config", "configs/vae.yaml", *SHORT)
+    path = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    cases = {"does not fit the model": ["--config", "configs/vae.yaml", "--data=FashionMNIST"]}
+    content = torch.load(path, weights_only=True)
+    next(iter(content["state_dict"].values())).fill_(float("nan"))
+    torch.save(content, path.with_name("nan.ckpt"))
+    cases["holds weights that are not finite"] = ["--config", "configs/vae.yaml"]
+    for words, args in cases.items():
+        file = path if "fit" in words else path.with_name("nan.ckpt")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli("test", *args, "--ckpt_path", str(file))
+        assert stop.value.code == 1
+        err = capsys.readouterr().err
+        assert words in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--evaluation.num_samples=0", "Evaluate: num_samples is 0, but it must be greater than zero"),
+        ("--evaluation.sigma=-1", "Evaluate: sigma is -1.0"),
+        ("--evaluation.parts=[sample]", "'sample'"),
+        ("--evaluation.feature_space=incepton", "incepton"),
+        ("--evaluation.num_sample=3", "num_samples"),
+    ],
+)
+def test_bad_settings_are_sentences(
+    flag: str, words: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = project / "untrained.ckpt"
+    held = {"hyper_parameters": {"_class_path": "encdec.paradigms.VAE"}, "state_dict": {}, "epoch": 0, "global_step": 0}
+    torch.save({**held, "pytorch-lightning_version": lightning.__version__}, checkpoint)
+    with pytest.raises(SystemExit) as stop:
+        cli("test", "--config", "configs/vae.yaml", "--ckpt_path", str(checkpoint), flag)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_figures_refuse_what_is_not_a_number() -> None:
+    figures = Figures()
+    figures.add("a", float("nan"), "u", undefined="there is nothing to measure")
+    figures.add("b", torch.tensor([1.0, 2.0, 6.0]), "u")
+    figures.add("c", torch.tensor([4.0]), "u")
+    assert figures.undefined == {"a": "there is nothing to measure"}
+    assert figures.values["b"].value == 3
+    assert figures.values["b"].standard_error == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
+    assert figures.values["c"].standard_error is None
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 9])
+def test_shares_of_processes_merge_in_order(total: int) -> None:
+    values = torch.arange(3 * total).reshape(total, 3)
+    parts = [values[Processes(rank, 3).share(total)] for rank in range(3)]
+    longest = max(map(len, parts))
+    padded = [torch.cat([part, part.new_zeros(longest - len(part), 3)]) for part in parts]
+    for rank in range(3):
+        assert torch.equal(Processes(rank, 3, lambda _: padded).merge(parts[rank], total), values)
+
+
+def test_fingerprints_tell_data_apart() -> None:
+    images = Digits().splits["val"]
+    same = Digits(batch_size=7).splits["val"]
+    assert fingerprint(images) == fingerprint(same)
+    assert isinstance(images, InMemoryImages)
+    other = InMemoryImages(images.pixels[images.rows].clone(), images.labels, images.classes)
+    assert fingerprint(other) == fingerprint(images), "it is of the images, however they are kept"
+    other.pixels[3, 0, 2, 2] ^= 1
+    assert fingerprint(other) != fingerprint(images)
+
+
+# ---------------------------------------------------------------------- compare
+
+
+def write_report(folder: Path, name: str, seed: int, data: str = "d", **figures: float) -> None:
+    path = folder / name / f"version_{seed}" / "checkpoints" / "last.evaluation.json"
+    path.parent.mkdir(parents=True)
+    content = {figure: {"value": value, "unit": "per pixel"} for figure, value in figures.items()}
+    content |= {k: {**v, "reference": 0.5, "reference_name": "floor"} for k, v in content.items() if k == "mse"}
+    report = {"name": name, "seed": seed, "figures": content, "data": {"fingerprint": data}}
+    path.write_text(json.dumps(report))
+
+
+def test_compare_shows_mean_and_spread_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, mse in enumerate([0.1, 0.2, 0.3]):
+        write_report(tmp_path, "vae", seed, mse=mse, mse_encoder=1234.5 + seed)
+    write_report(tmp_path, "noenc", 0, mse=0.5)
+    compare.main([str(tmp_path), "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | seeds | mse | mse_encoder |"
+    assert lines[2] == "| noenc | 1 | 0.5 |  |"
+    assert lines[3] == "| vae | 3 | 0.2 ± 0.1 | 1236 ± 1 |"
+    assert "mse: per pixel; to compare with: 0.5 floor" in lines
+    assert not [line for line in lines if line.startswith("Careful")]
+
+
+def test_compare_warns_of_runs_that_cant_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(tmp_path, "a", 0, mse=0.1)
+    write_report(tmp_path, "b", 0, data="other", mse=0.1)
+    compare.main([str(tmp_path)])
+    assert "Careful: these runs were evaluated with different data." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["nowhere"], 2, "There is no 'nowhere'"),
+        (["empty"], 1, "empty holds no last.evaluation.json: run `python -m encdec test"),
+        (["damaged"], 1, "can't be read as an evaluation (JSONDecodeError)"),
+        (["foreign"], 1, "can't be read as an evaluation (KeyError)"),
+        (["good", "--figures=mse,fid"], 2, "No run has a figure 'fid'; known are mse"),
+    ],
+)
+def test_compare_says_what_is_wrong(
+    args: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_report(tmp_path / "good", "vae", 0, mse=0.1)
+    for name, text in {"damaged": '{"name": ', "foreign": '{"figures": {}}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.evaluation.json").write_text(text)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        compare.main(args)
+    assert stop.value.code == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_compare_is_a_command(project: Path) -> None:
+    write_report(project / "lightning_logs", "vae", 0, mse=0.25)
+    result = encdec_in(project, "compare")
+    assert result.returncode == 0, result.stderr
+    assert "0.25" in result.stdout
+    assert "compare" in encdec_in(project, "compere").stderr
