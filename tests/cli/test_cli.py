@@ -189,7 +189,7 @@ def test_large_blocks_that_are_freed_stay_with_the_process() -> None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         pytest.skip("glibc's malloc only")
     code = (
-        "import resource, torch; from encdec import cli; cli._keep_freed_memory()\n"
+        "import resource, torch; from encdec.cli import command_line as cli; cli._keep_freed_memory()\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20): torch.zeros(20_000_000)\n"
