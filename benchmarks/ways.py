@@ -33,8 +33,8 @@ class Model(nn.Module):
         self.paradigm, self.codes = task.paradigm, task.codes
         if task.paradigm in ("AE", "VAE"):
             self.encoder = make_encoder(shape, LATENT if task.paradigm == "AE" else 2 * LATENT)
-        told = CLASSES if task.paradigm == "ConditionalDecoder" else 0
-        self.decoder = make_decoder(told + LATENT, shape)
+        conditioning = CLASSES if task.paradigm == "ConditionalDecoder" else 0
+        self.decoder = make_decoder(conditioning + LATENT, shape)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a batch: sums over pixels, mean over images."""

@@ -32,7 +32,7 @@ from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.networks import Decoder, Encoder
 from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
-from encdec.types import Batch, Shape, Told
+from encdec.types import Batch, Conditioning, Shape
 
 SHAPES: tuple[Shape, ...] = ((1, 8, 8), (3, 13, 17), (1, 28, 28), (3, 32, 32), (2, 64, 64))
 """Image shapes that a network must handle."""
@@ -80,7 +80,7 @@ def check_paradigm(paradigm_class: type[Paradigm], folder: Path, **init_args: An
     make = partial(_make, paradigm_class, data, init_args)
     batch = next(iter(data.val_dataloader()))
     paradigm = make()
-    assert paradigm.told in Told, f"{paradigm_class.__name__}.told must be one of {list(Told)}"
+    assert paradigm.conditioning in Conditioning, f"{paradigm_class.__name__}.conditioning must be a Conditioning"
     assert paradigm.paired in (True, False), f"{paradigm_class.__name__}.paired must be True or False"
     assert paradigm.latent_dim > 0, f"{paradigm_class.__name__}.latent_dim must be set"
     _check_losses(paradigm, batch)
@@ -107,7 +107,7 @@ def check_datamodule(data: DataModule) -> None:
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         batches = list(loader)
         assert len(batches) == len(loader), f"{name}: a loader's length is not the number of its batches"
-        for x, y, index in batches:
+        for x, y, index, _ in batches:
             assert len(x) <= data.batch_size, f"{name}: a batch is larger than batch_size"
             assert x.shape == (len(y), *shape), f"{name}: x has the shape {tuple(x.shape)}"
             assert x.is_floating_point(), f"{name}: x is {x.dtype}"
@@ -151,7 +151,7 @@ def _check_losses(paradigm: Paradigm, batch: Batch) -> None:
     paradigm.eval()
     with torch.no_grad():
         terms, outputs = paradigm.outputs(batch)
-        parts = [paradigm.outputs(Batch(*(values[i : i + 1] for values in batch)))[0] for i in range(len(batch.x))]
+        parts = [paradigm.outputs(batch.rows(slice(i, i + 1)))[0] for i in range(len(batch.x))]
     assert "loss" in terms, f"{name}.losses gives no `loss`"
     for key, value in terms.items():
         assert value.shape == batch.y.shape, f"{name}: `{key}` has the shape {tuple(value.shape)}, not one per image"

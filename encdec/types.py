@@ -1,4 +1,4 @@
-"""What flows between the parts: image shapes, batches, what a decoder is told, and errors meant for users."""
+"""What flows between the parts: image shapes, batches, what outputs are conditioned on, and errors meant for users."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ class Batch(NamedTuple):
         x: pixels in [0, 1], float, (B, C, H, W).
         y: labels, int64, (B,); zeros where a data set has none.
         index: position of each image in its split, int64, (B,); the same in every run.
+        split: `train`, `val` or `test`, the split that `index` counts in; empty where the images are of none.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, for which a batch has no use
+    split: str = ""
+
+    def rows(self, which: slice | Tensor) -> Batch:
+        """The images of some rows."""
+        return Batch(self.x[which], self.y[which], self.index[which], self.split)
 
 
-class Told(StrEnum):
-    """What a decoder learns about the image it is asked for; it decides which floor its loss has."""
+class Conditioning(StrEnum):
+    """What an output depends on of the image that it is compared with; it decides which floor its loss has."""
 
-    NOTHING = "nothing"
+    NONE = "none"
     LABEL = "label"
     IMAGE = "image"
 

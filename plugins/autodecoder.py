@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 
 @final
@@ -38,7 +38,7 @@ class AutoDecoder(Paradigm):
         UserError: `penalty` is negative, or another value is not positive.
     """
 
-    told = Told.IMAGE
+    conditioning = Conditioning.IMAGE
 
     def __init__(
         self,

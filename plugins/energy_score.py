@@ -8,7 +8,7 @@ from torch import Tensor
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.losses import pixel_means, squared_error_matrix
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 
 @final
@@ -32,7 +32,7 @@ class EnergyScore(Paradigm):
         UserError: K is below 2, or a size is not positive.
     """
 
-    told = Told.IMAGE  # of its samples, that which is measured is chosen by the image
+    conditioning = Conditioning.IMAGE  # of its samples, that which is measured is chosen by the image
     paired = False
 
     def __init__(

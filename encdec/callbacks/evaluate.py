@@ -198,7 +198,7 @@ def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, B
     z = view.encode(batch)
     if z is None and codes is not None:
         z = codes[: len(batch.x)]
-        batch = batch._replace(x=batch.x[: len(z)], y=batch.y[: len(z)])
+        batch = batch.rows(slice(len(z)))
     return None if z is None else (z.float(), batch)
 
 
@@ -246,7 +246,7 @@ def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> Non
     """The means over the split that Lightning's test loop has logged, with their floors."""
     means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in means.items():
-        beside = reference(name, means, paradigm.told)
+        beside = reference(name, means, paradigm.conditioning)
         short = name.removeprefix("test/")
         unit = UNITS.get(short.partition("_")[0], "per image")
         figures.add(short, value, unit, reference=beside and beside[0], reference_name=beside[1] if beside else "")
@@ -308,7 +308,7 @@ def _provenance(
         "name": Path(run).parent.name if run else "",
         "version": Path(run).name if run else "",
         "paradigm": type(paradigm).__name__,
-        "told": str(paradigm.told),
+        "conditioning": str(paradigm.conditioning),
         "seed": paradigm.seed,
         "checkpoint": "",
         "step": paradigm.loaded_step,

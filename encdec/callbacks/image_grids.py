@@ -58,7 +58,7 @@ class ImageGrids(pl.Callback):
         due = due and batch_idx == 0 and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not (due and tensorboard_writers(trainer) and isinstance(pl_module, Paradigm)):
             return
-        first = Batch(*(values[: self.num_images] for values in batch))
+        first = batch.rows(slice(self.num_images))
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             outputs = pl_module.outputs(first)[1]  # where that fails, so does the validation
             with drawing("images/outputs"):

@@ -16,7 +16,7 @@ from encdec.evaluation.base import block_size
 from encdec.evaluation.grids import drawing, enlarge, grid
 from encdec.objectives.floors import PCA, Floors, Moments, pictures, principal_components
 from encdec.paradigms import Paradigm
-from encdec.types import Told
+from encdec.types import Conditioning
 
 _SPLITS = {"val": "validation", "test": "test"}
 
@@ -92,7 +92,7 @@ class LogFloors(pl.Callback):
 
         shared: dict[str, Any] = {"rank": trainer.global_rank, "processes": trainer.world_size, "reduce": reduce}
         if self._train is None:
-            if pl_module.paired and pl_module.told is Told.IMAGE:
+            if pl_module.paired and pl_module.conditioning is Conditioning.IMAGE:
                 self._pca = principal_components(data.splits["train"], pl_module.latent_dim, **shared)
             self._train = Moments.of(data.splits["train"], self._pca, **shared)
         if not pl_module.paired:
@@ -122,7 +122,7 @@ class LogFloors(pl.Callback):
         if self._train is None or self._data is None:
             return None
         dim, labels = math.prod(paradigm.image_shape), self._data.splits["val"].labels
-        variance = dim * Floors.of(self._train, self._train).mse[Told.NOTHING]
+        variance = dim * Floors.of(self._train, self._train).mse[Conditioning.NONE]
         if variance == 0:
             return None
         noise, y = fixed_noise(SAMPLES, paradigm.latent_dim), labels[torch.arange(SAMPLES) % len(labels)]

@@ -21,7 +21,7 @@ from encdec.runs.folders import short
 from encdec.tables import print_table
 from encdec.text import printable
 from encdec.training import schedules
-from encdec.types import Told
+from encdec.types import Conditioning
 
 UNITS = {
     "mse": "per pixel",
@@ -204,7 +204,7 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     """One row for each metric, with its floor."""
     model = trainer.lightning_module
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
-    floors = {name: _floor(name, columns, model.told) for name in names} if isinstance(model, Paradigm) else {}
+    floors = {name: _floor(name, columns, model.conditioning) for name in names} if isinstance(model, Paradigm) else {}
     heading = next((heading for _, heading in filter(None, floors.values())), None)
     with_floors = heading is not None
     if not names:  # nothing was validated
@@ -222,9 +222,9 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     print_table(rows, text=(len(rows[0]) - 1, 0))
 
 
-def _floor(name: str, columns: dict[str, dict[str, float]], told: Told) -> tuple[float, str] | None:
+def _floor(name: str, columns: dict[str, dict[str, float]], conditioning: Conditioning) -> tuple[float, str] | None:
     """The floor of a scalar and its name, where it is the same in all columns: a resumed run may measure others."""
-    found = {reference(name, metrics, told) for metrics in columns.values() if name in metrics}
+    found = {reference(name, metrics, conditioning) for metrics in columns.values() if name in metrics}
     one = found.pop() if len(found) == 1 else None
     return one if one is not None and "floor" in one[1] else None
 

@@ -5,7 +5,7 @@ import lightning.pytorch as pl
 from encdec.data import DataModule
 from encdec.objectives.floors import FLOOR_NAMES, is_baseline
 from encdec.paradigms import Paradigm
-from encdec.types import Told
+from encdec.types import Conditioning
 
 SAMPLES = 1_000
 """How many samples `val/sample_variance` is of."""
@@ -28,15 +28,15 @@ def is_measured_against(name: str, kind: str) -> bool:
     return term(name) == kind and not stands_beside(name) and not is_baseline(name)
 
 
-def reference(name: str, metrics: dict[str, float], told: Told) -> tuple[float, str] | None:
+def reference(name: str, metrics: dict[str, float], conditioning: Conditioning) -> tuple[float, str] | None:
     """What a scalar is to be compared with, and what that is; None for most."""
     stage, kind = name.partition("/")[0], term(name)
     if kind not in ("mse", "bce") or not is_measured_against(name, kind):
         return None
     floor, mean_image = metrics.get(f"{stage}/{kind}_floor"), metrics.get(f"{stage}/{kind}_mean_image")
-    if kind == "mse" and told is Told.IMAGE:
-        return None if mean_image is None else (mean_image, FLOOR_NAMES[Told.NOTHING])
-    return None if floor is None else (floor, f"floor ({FLOOR_NAMES[told]})")
+    if kind == "mse" and conditioning is Conditioning.IMAGE:
+        return None if mean_image is None else (mean_image, FLOOR_NAMES[Conditioning.NONE])
+    return None if floor is None else (floor, f"floor ({FLOOR_NAMES[conditioning]})")
 
 
 def verdicts(
@@ -63,14 +63,14 @@ def verdicts(
     before = metrics.get(f"{stage}/mse_floor", metrics.get(f"{stage}/mse_mean_image"))
     if floors is None or before is None:
         return []
-    now = floors.mse[Told.NOTHING if model.told is Told.IMAGE else model.told]
+    now = floors.mse[Conditioning.NONE if model.conditioning is Conditioning.IMAGE else model.conditioning]
     if abs(before - now) > 1e-5 * now:
         return []
-    if floors.mse[Told.NOTHING] <= 0:  # there is nothing to learn, however long
+    if floors.mse[Conditioning.NONE] <= 0:  # there is nothing to learn, however long
         begun = ""
     say = floors.position if begun else floors.verdict
     measured = {name: value for name, value in metrics.items() if is_measured_against(name, "mse")}
-    return [f"{name} – {begun}{say(value, model.told)}" for name, value in measured.items()]
+    return [f"{name} – {begun}{say(value, model.conditioning)}" for name, value in measured.items()]
 
 
 def _hardly_begun(trainer: pl.Trainer, step: int) -> str:

@@ -186,8 +186,8 @@ def _refuse_needing_code(path: str, value: Any, where: str) -> None:
     name = str(value.get("class_path") if isinstance(value, dict) else value).rpartition(".")[2]
     if name in _CALLABLES_NEEDED:
         raise UserError(
-            f"{where}{path}: {name} is made of objects that no config can hold; encdec.training.schedules.Phases puts schedules "
-            "one after the other.",
+            f"{where}{path}: {name} is made of objects that no config can hold; encdec.training.schedules.Phases "
+            "puts schedules one after the other.",
             2,
         )
 

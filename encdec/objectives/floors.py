@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self, final
 import torch
 from torch import Tensor
 
-from encdec.types import Shape, Told, UserError
+from encdec.types import Conditioning, Shape, UserError
 
 if TYPE_CHECKING:
     from encdec.data import Images
@@ -142,8 +142,8 @@ class Floors:
         components: how many.
     """
 
-    mse: Mapping[Told, float]
-    bce: Mapping[Told, float]
+    mse: Mapping[Conditioning, float]
+    bce: Mapping[Conditioning, float]
     pca_mse: float | None = None
     components: int = 0
 
@@ -155,14 +155,14 @@ class Floors:
         """
         counts, n, dim = split.counts, split.counts.sum(), train.means.shape[1]
         class_means = torch.where(train.counts[:, None] > 0, train.means, train.mean)
-        outputs = {Told.NOTHING: train.mean.expand_as(class_means), Told.LABEL: class_means}
-        mse, bce = {Told.IMAGE: 0.0}, {Told.IMAGE: split.entropy}
-        for told, output in outputs.items():
+        outputs = {Conditioning.NONE: train.mean.expand_as(class_means), Conditioning.LABEL: class_means}
+        mse, bce = {Conditioning.IMAGE: 0.0}, {Conditioning.IMAGE: split.entropy}
+        for conditioning, output in outputs.items():
             cross = (output * output - 2 * output * split.means).sum(1)
             squares = split.square + float(counts @ cross / n)
-            mse[told] = squares / dim if squares > 1e-12 * split.square else 0.0  # below it is rounding
+            mse[conditioning] = squares / dim if squares > 1e-12 * split.square else 0.0  # below it is rounding
             p = output.clamp(SMALLEST_MEAN, 1 - SMALLEST_MEAN)
-            bce[told] = float(counts @ _entropy(split.means, p).sum(1) / n)
+            bce[conditioning] = float(counts @ _entropy(split.means, p).sum(1) / n)
         k = len(split.residuals) - 1
         return cls(mse, bce, split.residuals[k] / dim if k >= 0 else None, max(k, 0))
 
@@ -171,10 +171,10 @@ class Floors:
 
         None where all images are the mean image, so that there is no variance to explain.
         """
-        variance = self.mse[Told.NOTHING]
+        variance = self.mse[Conditioning.NONE]
         return 1 - mse / variance if variance > 0 else None
 
-    def beside(self, means: Mapping[str, float], told: Told, paired: bool = True) -> dict[str, float]:
+    def beside(self, means: Mapping[str, float], conditioning: Conditioning, paired: bool = True) -> dict[str, float]:
         """Scalars to log beside `means`, which are `mse`, `bce` and their variants (`mse_zeros`) by name.
 
         `mse_floor`, `bce_floor`: of a decoder that is told as much; `mse_gap`, `bce_gap`: how far above it;
@@ -187,49 +187,51 @@ class Floors:
         scalars = {}
         for term, floors in (("mse", self.mse), ("bce", self.bce)):
             variants = [name for name in means if name == term or name.startswith(f"{term}_")]
-            has_floor = term == "bce" or told is not Told.IMAGE
+            has_floor = term == "bce" or conditioning is not Conditioning.IMAGE
             if variants and has_floor:
-                scalars[f"{term}_floor"] = floors[told]
-            if variants and term == "mse" and told is not Told.NOTHING:
-                scalars["mse_mean_image"] = self.mse[Told.NOTHING]
+                scalars[f"{term}_floor"] = floors[conditioning]
+            if variants and term == "mse" and conditioning is not Conditioning.NONE:
+                scalars["mse_mean_image"] = self.mse[Conditioning.NONE]
             for name in variants:
                 if has_floor:
-                    scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[told]
+                    scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[conditioning]
                 explained = self.explained_variance(means[name]) if term == "mse" else None
                 if explained is not None:
                     scalars[f"explained_variance{name.removeprefix(term)}"] = explained
-        if told is Told.IMAGE and self.pca_mse is not None and "mse_mean_image" in scalars:
+        if conditioning is Conditioning.IMAGE and self.pca_mse is not None and "mse_mean_image" in scalars:
             scalars["mse_pca"] = self.pca_mse
         return scalars
 
-    def verdict(self, mse: float, told: Told) -> str:
+    def verdict(self, mse: float, conditioning: Conditioning) -> str:
         """What the MSE of a trained model means, in plain words."""
         explained = self.explained_variance(mse)
         if explained is None:
             return "there is nothing to explain: all images are the mean image"
-        if told is not Told.IMAGE:
-            above = mse / self.mse[told] - 1 if self.mse[told] > 0 else math.inf
+        if conditioning is not Conditioning.IMAGE:
+            above = mse / self.mse[conditioning] - 1 if self.mse[conditioning] > 0 else math.inf
             if above < -_ON_THE_FLOOR:
-                return f"{self.position(mse, told)}: does the decoder see more than it is told ({told})?"
+                where = self.position(mse, conditioning)
+                return f"{where}: does the decoder see more than it is conditioned on ({conditioning})?"
             if above <= _ON_THE_FLOOR:
-                return f"collapsed to the {FLOOR_NAMES[told]}: {self.position(mse, told)}"
+                return f"collapsed to the {FLOOR_NAMES[conditioning]}: {self.position(mse, conditioning)}"
         if explained <= 0:
-            return f"no better than the mean image: {self.position(mse, Told.IMAGE if told is Told.LABEL else told)}"
+            beside = Conditioning.IMAGE if conditioning is Conditioning.LABEL else conditioning
+            return f"no better than the mean image: {self.position(mse, beside)}"
         if explained <= _ON_THE_FLOOR:
             return f"hardly better than the mean image: explains {_percent(explained)} of the variance"
-        if told is not Told.IMAGE:
-            return f"not at the {FLOOR_NAMES[told]} yet: {self.position(mse, told)}"
+        if conditioning is not Conditioning.IMAGE:
+            return f"not at the {FLOOR_NAMES[conditioning]} yet: {self.position(mse, conditioning)}"
         words = f"tells images apart: explains {_percent(explained)} of the variance (the mean image: 0 %)"
         if self.pca_mse:
             words += f"; its MSE is {mse / self.pca_mse:.2f} times that of PCA with {self.components} components"
         return words
 
-    def position(self, mse: float, told: Told) -> str:
+    def position(self, mse: float, conditioning: Conditioning) -> str:
         """Where an MSE is: above or below its floor or, where the decoder is told the image, the mean image's MSE."""
-        of, reference = "MSE" if told is Told.IMAGE else "floor", told
-        if told is Told.IMAGE:
-            reference = Told.NOTHING
-        owner = "the mean image's" if reference is Told.NOTHING else "the class means'"
+        of, reference = "MSE" if conditioning is Conditioning.IMAGE else "floor", conditioning
+        if conditioning is Conditioning.IMAGE:
+            reference = Conditioning.NONE
+        owner = "the mean image's" if reference is Conditioning.NONE else "the class means'"
         if self.mse[reference] <= 0:
             return f"{owner} {of} is 0"
         above = mse / self.mse[reference] - 1
@@ -237,7 +239,11 @@ class Floors:
 
 
 _ON_THE_FLOOR = 0.05  # share of a floor within which a model counts as sitting on it
-FLOOR_NAMES = {Told.NOTHING: "mean image", Told.LABEL: "class means", Told.IMAGE: "pixels' entropy"}
+FLOOR_NAMES = {
+    Conditioning.NONE: "mean image",
+    Conditioning.LABEL: "class means",
+    Conditioning.IMAGE: "pixels' entropy",
+}
 """Whose loss a floor is. A decoder that is told the image has one of its BCE only."""
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
 from encdec.objectives import losses
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 
 @final
@@ -43,7 +43,7 @@ class AE(Paradigm):
         super().__init__(**kwargs)
         self.latent_dim, self.encoder_input = latent_dim, encoder_input
         require_positive(self, "latent_dim")
-        self.told = Told.IMAGE if encoder_input == "image" else Told.NOTHING
+        self.conditioning = Conditioning.IMAGE if encoder_input == "image" else Conditioning.NONE
         self.encoder = encoder(self.image_shape, latent_dim)
         self.decoder = decoder(latent_dim, self.image_shape)
         self.codes = _GaussianFit(latent_dim)

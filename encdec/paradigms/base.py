@@ -23,7 +23,7 @@ from encdec.objectives.metrics import PIXEL_TERMS, RunningMeans
 from encdec.objectives.noise import StepNoise, normal, step_seed
 from encdec.training import schedules
 from encdec.training.optimizers import fused
-from encdec.types import Batch, Shape, Told, UserError
+from encdec.types import Batch, Conditioning, Shape, UserError
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         UserError: a size is not positive.
     """
 
-    told: Told
+    conditioning: Conditioning
     """What the decoder learns about the image it is asked for."""
     paired: bool = True
     """Whether `loss` compares each image with an output of its own; if not, an MSE has no floor to stand beside."""
@@ -456,7 +456,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         return values
 
     def _beside(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
-        return self.floors[stage].beside(means, self.told, self.paired) if stage in self.floors else {}
+        return self.floors[stage].beside(means, self.conditioning, self.paired) if stage in self.floors else {}
 
 
 def digits_depend_on() -> dict[str, str | int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives import losses
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told
+from encdec.types import Batch, Conditioning
 
 
 @final
@@ -26,7 +26,7 @@ class ConditionalDecoder(Paradigm):
         latent_dim: size of the noise.
     """
 
-    told = Told.LABEL
+    conditioning = Conditioning.LABEL
 
     def __init__(self, decoder: DecoderCallable = MLPDecoder, latent_dim: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)

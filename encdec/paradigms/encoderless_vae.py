@@ -8,7 +8,7 @@ from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.noise import normal
 from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 _FIXED = 1  # which draw of `normal` the fixed codes are; those of evaluations are negative
 
@@ -58,7 +58,7 @@ class EncoderlessVAE(Paradigm):
             )
         self.latent_dim, self.num_prior_samples, self.codes = latent_dim, num_prior_samples, codes
         require_positive(self, "latent_dim", "num_prior_samples")
-        self.told = Told.NOTHING if codes == "fresh" and num_prior_samples == 1 else Told.IMAGE
+        self.conditioning = Conditioning.NONE if codes == "fresh" and num_prior_samples == 1 else Conditioning.IMAGE
         self.decoder = decoder(latent_dim, self.image_shape)
         self.observation = observation()
 

@@ -8,7 +8,7 @@ from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEnc
 from encdec.objectives import losses
 from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 
 @final
@@ -31,7 +31,7 @@ class VAE(Paradigm):
         UserError: `beta` is negative or `latent_dim` not positive.
     """
 
-    told = Told.IMAGE
+    conditioning = Conditioning.IMAGE
 
     def __init__(
         self,

@@ -13,47 +13,47 @@ from encdec.objectives.floors import Floors
 from encdec.objectives.losses import pixel_means, squared_error_matrix
 from encdec.paradigms import Paradigm
 from encdec.testing import check_paradigm
-from encdec.types import Batch, Told
+from encdec.types import Batch, Conditioning
 from tests.conftest import RunCLI, events
 
 
 @pytest.mark.parametrize(
     ("mse", "told", "words"),
     [
-        (1.003, Told.NOTHING, "collapsed to the mean image: 0.3 % above the mean image's floor"),
-        (0.998, Told.NOTHING, "collapsed to the mean image: 0.2 % below the mean image's floor"),
-        (0.5, Told.NOTHING, "50.0 % below the mean image's floor: "
-         "does the decoder see more than it is told (nothing)?"),
-        (1.2, Told.NOTHING, "no better than the mean image: 20.0 % above the mean image's floor"),
-        (0.606, Told.LABEL, "collapsed to the class means: 1.0 % above the class means' floor"),
-        (0.8, Told.LABEL, "not at the class means yet: 33.3 % above the class means' floor"),
-        (1.1, Told.LABEL, "no better than the mean image: 10.0 % above the mean image's MSE"),
-        (1.01, Told.IMAGE, "no better than the mean image: 1.0 % above the mean image's MSE"),
-        (0.97, Told.IMAGE, "hardly better than the mean image: explains 3.0 % of the variance"),
-        (0.15, Told.IMAGE, "tells images apart: explains 85.0 % of the variance (the mean image: 0 %); "
+        (1.003, Conditioning.NONE, "collapsed to the mean image: 0.3 % above the mean image's floor"),
+        (0.998, Conditioning.NONE, "collapsed to the mean image: 0.2 % below the mean image's floor"),
+        (0.5, Conditioning.NONE, "50.0 % below the mean image's floor: "
+         "does the decoder see more than it is conditioned on (none)?"),
+        (1.2, Conditioning.NONE, "no better than the mean image: 20.0 % above the mean image's floor"),
+        (0.606, Conditioning.LABEL, "collapsed to the class means: 1.0 % above the class means' floor"),
+        (0.8, Conditioning.LABEL, "not at the class means yet: 33.3 % above the class means' floor"),
+        (1.1, Conditioning.LABEL, "no better than the mean image: 10.0 % above the mean image's MSE"),
+        (1.01, Conditioning.IMAGE, "no better than the mean image: 1.0 % above the mean image's MSE"),
+        (0.97, Conditioning.IMAGE, "hardly better than the mean image: explains 3.0 % of the variance"),
+        (0.15, Conditioning.IMAGE, "tells images apart: explains 85.0 % of the variance (the mean image: 0 %); "
          "its MSE is 0.75 times that of PCA with 8 components"),
     ],
 )  # fmt: skip
-def test_verdicts_in_plain_words(mse: float, told: Told, words: str) -> None:
-    units = {Told.NOTHING: 1.0, Told.LABEL: 0.6, Told.IMAGE: 0.0}
-    assert Floors(units, units, pca_mse=0.2, components=8).verdict(mse, told) == words
+def test_verdicts_in_plain_words(mse: float, conditioning: Conditioning, words: str) -> None:
+    units = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
+    assert Floors(units, units, pca_mse=0.2, components=8).verdict(mse, conditioning) == words
 
 
 def test_a_decoder_that_is_told_the_image_has_a_baseline_in_place_of_a_floor_of_zero() -> None:
-    units = {Told.NOTHING: 1.0, Told.LABEL: 0.6, Told.IMAGE: 0.0}
-    found = Floors(units, {Told.NOTHING: 40.0, Told.LABEL: 30.0, Told.IMAGE: 20.0}, 0.2, 8)
-    beside = found.beside({"mse": 0.15, "bce": 25.0}, Told.IMAGE)
+    units = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
+    found = Floors(units, {Conditioning.NONE: 40.0, Conditioning.LABEL: 30.0, Conditioning.IMAGE: 20.0}, 0.2, 8)
+    beside = found.beside({"mse": 0.15, "bce": 25.0}, Conditioning.IMAGE)
     assert beside == pytest.approx(
         {"mse_mean_image": 1.0, "explained_variance": 0.85, "bce_floor": 20.0, "bce_gap": 5.0, "mse_pca": 0.2}
     )
-    assert found.beside({"mse": 0.15, "bce": 25.0}, Told.IMAGE, paired=False) == {}
-    assert found.beside({"mse": 0.7}, Told.LABEL)["mse_mean_image"] == 1.0
+    assert found.beside({"mse": 0.15, "bce": 25.0}, Conditioning.IMAGE, paired=False) == {}
+    assert found.beside({"mse": 0.7}, Conditioning.LABEL)["mse_mean_image"] == 1.0
 
 
 class Drawn(Paradigm):
     """A perfect generator: a training image, drawn at random, whatever it is compared with."""
 
-    told = Told.NOTHING
+    conditioning = Conditioning.NONE
     paired = False
     latent_dim = 4
     same = False
@@ -79,7 +79,7 @@ class Drawn(Paradigm):
 class WithoutLogits(Paradigm):
     """A generator that is compared with images as a set, and so has no output to show beside one."""
 
-    told = Told.NOTHING
+    conditioning = Conditioning.NONE
     paired = False
 
     def __init__(self, latent_dim: int = 4, **kwargs: Any) -> None:

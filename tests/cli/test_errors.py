@@ -206,10 +206,10 @@ MINE = """\
 import torch
 from torch import nn
 from encdec.paradigms import Paradigm
-from encdec.types import Told
+from encdec.types import Conditioning
 
 class Mine(Paradigm):
-    told, latent_dim = Told.NOTHING, 2
+    conditioning, latent_dim = Conditioning.NONE, 2
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -48,7 +48,7 @@ import lightning.pytorch as pl
 import torch
 from encdec.data import DataModule, InMemoryImages
 from encdec.paradigms import Paradigm
-from encdec.types import Told
+from encdec.types import Conditioning
 
 class Stripes(DataModule):
     def load(self):
@@ -57,7 +57,7 @@ class Stripes(DataModule):
         return images, images
 
 class Constant(Paradigm):
-    told = Told.NOTHING
+    conditioning = Conditioning.NONE
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -39,7 +39,7 @@ def test_folder_gives_the_same_pixels_from_memory_and_from_workers(
     assert data.splits["train"].classes == ("cats", "dogs")
     reference = ImageFolder(folder, size=16, mode=mode, batch_size=5)  # type: ignore[arg-type]
     for batch, expected in zip(data.train_dataloader(), reference.train_dataloader(), strict=True):
-        for value, wanted in zip(batch, expected, strict=True):
+        for value, wanted in zip(batch[:3], expected[:3], strict=True):
             assert torch.equal(value, wanted)
 
 

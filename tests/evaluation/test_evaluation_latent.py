@@ -18,7 +18,7 @@ from encdec.evaluation.latent_space import add_active_units, add_gradients, add_
 from encdec.objectives import losses
 from encdec.objectives.noise import normal
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
-from encdec.types import Batch, Shape, Told
+from encdec.types import Batch, Conditioning, Shape
 
 SHAPE: Shape = (1, 3, 4)
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def pixels_of(images: Images) -> Tensor:
 class Linear(Paradigm):
     """logits = W z + V onehot(y), the squared error, and a table of codes for its training images."""
 
-    told = Told.IMAGE
+    conditioning = Conditioning.IMAGE
 
     def __init__(self, latent_dim: int = 2, own_codes: bool = False, **kwargs: Any) -> None:
         super().__init__(image_shape=SHAPE, num_classes=3, **kwargs)

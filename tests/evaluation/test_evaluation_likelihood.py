@@ -27,7 +27,7 @@ from encdec.evaluation.likelihood import (
 from encdec.evaluation.reconstruction import evaluate_reconstruction, optimise_codes
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
 from encdec.paradigms import Paradigm
-from encdec.types import Batch, Told
+from encdec.types import Batch, Conditioning
 
 DIM, PIXELS, SIGMA = 2, 8, 0.1
 MEAN = 0.5
@@ -38,7 +38,7 @@ WEIGHT = AXES * torch.tensor([0.15, 0.08], dtype=torch.float64)
 class LinearGaussian(Paradigm):
     """x = 0.5 + Wz + noise, with an encoder that is off by `bias`; with labels, the mean is 0.05 higher for each."""
 
-    told = Told.IMAGE
+    conditioning = Conditioning.IMAGE
     latent_dim = DIM
 
     def __init__(
@@ -239,7 +239,7 @@ def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> Non
     )
     assert codes.shape == (25, DIM)
     values = {name: figure.value for name, figure in figures.values.items()}
-    batch = Batch(*(part[:25] for part in whole(images)))
+    batch = whole(images).rows(slice(25))
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
     encoded = LinearGaussian(bias).encode(batch)

@@ -9,7 +9,7 @@ from encdec.data import Digits, FashionMNIST, InMemoryImages
 from encdec.data.fashion_mnist import DEBIAN_DIR
 from encdec.objectives import floors
 from encdec.objectives.floors import Floors, Moments, principal_components
-from encdec.types import Told, UserError
+from encdec.types import Conditioning, UserError
 
 
 def random_images(
@@ -27,12 +27,16 @@ def test_floors_are_the_losses_of_the_optima() -> None:
     found = Floors.of(Moments.of(train, pca), Moments.of(held_out, pca))
     x, t = (images.pixels.double().numpy().reshape(len(images.labels), -1) / 255 for images in (train, held_out))
     class_means = np.stack([x[train.labels.numpy() == label].mean(0) for label in range(3)])
-    outputs = {Told.NOTHING: x.mean(0), Told.LABEL: class_means[held_out.labels.numpy()], Told.IMAGE: t}
-    for told, output in outputs.items():
-        assert found.mse[told] == pytest.approx(((t - output) ** 2).mean(), rel=1e-12, abs=1e-15)
+    outputs = {
+        Conditioning.NONE: x.mean(0),
+        Conditioning.LABEL: class_means[held_out.labels.numpy()],
+        Conditioning.IMAGE: t,
+    }
+    for conditioning, output in outputs.items():
+        assert found.mse[conditioning] == pytest.approx(((t - output) ** 2).mean(), rel=1e-12, abs=1e-15)
         p = np.clip(output, 1e-300, 1 - 1e-16)
         bce = -(t * np.log(p) + (1 - t) * np.log1p(-p)).sum(1).mean()
-        assert found.bce[told] == pytest.approx(bce, rel=1e-9)
+        assert found.bce[conditioning] == pytest.approx(bce, rel=1e-9)
     reference = decomposition.PCA(4).fit(x)
     residual = ((t - reference.inverse_transform(reference.transform(t))) ** 2).mean()
     assert found.pca_mse == pytest.approx(residual, rel=1e-9)
@@ -44,7 +48,7 @@ def test_on_the_training_split_the_floors_are_variances_and_eigenvalues() -> Non
     moments = Moments.of(train, principal_components(train, 3))
     x = train.pixels.double().numpy().reshape(400, -1) / 255
     found = Floors.of(moments, moments)
-    assert found.mse[Told.NOTHING] == pytest.approx(x.var(0).mean(), rel=1e-12)
+    assert found.mse[Conditioning.NONE] == pytest.approx(x.var(0).mean(), rel=1e-12)
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
     assert found.pca_mse == pytest.approx(eigenvalues[3:].sum() / 40, rel=1e-9)
     assert moments.residuals == pytest.approx([eigenvalues[k:].sum() for k in range(4)], rel=1e-9)
@@ -56,12 +60,15 @@ def test_the_floors_of_fashion_mnist_are_the_known_ones() -> None:
     train, test = FashionMNIST().load()
     pca = principal_components(train, 64)
     on_train, on_test = Moments.of(train), Moments.of(test, pca)
-    expected = {Told.NOTHING: (0.08701, 0.08664, 384.32, 385.02), Told.LABEL: (0.05245, 0.05237, 306.96, 308.48)}
+    expected = {
+        Conditioning.NONE: (0.08701, 0.08664, 384.32, 385.02),
+        Conditioning.LABEL: (0.05245, 0.05237, 306.96, 308.48),
+    }
     a, b = Floors.of(on_train, on_train), Floors.of(on_train, on_test)
-    for told, values in expected.items():
-        assert [round(a.mse[told], 5), round(b.mse[told], 5)] == list(values[:2])
-        assert [round(a.bce[told], 2), round(b.bce[told], 2)] == list(values[2:])
-    assert [round(a.bce[Told.IMAGE], 2), round(b.bce[Told.IMAGE], 2)] == [188.28, 189.86]
+    for conditioning, values in expected.items():
+        assert [round(a.mse[conditioning], 5), round(b.mse[conditioning], 5)] == list(values[:2])
+        assert [round(a.bce[conditioning], 2), round(b.bce[conditioning], 2)] == list(values[2:])
+    assert [round(a.bce[Conditioning.IMAGE], 2), round(b.bce[Conditioning.IMAGE], 2)] == [188.28, 189.86]
     for k, mse in {2: 0.0461, 8: 0.0266, 16: 0.0205, 32: 0.0151, 64: 0.0104}.items():
         # the check values were printed with four digits
         assert on_test.residuals[k] / 784 == pytest.approx(mse, abs=1e-4)
@@ -112,19 +119,19 @@ def test_constant_images_and_single_image_classes_give_numbers() -> None:
     )
     moments = Moments.of(alike)
     found = Floors.of(moments, moments)
-    assert found.mse[Told.NOTHING] == pytest.approx(0, abs=1e-15)
-    assert found.mse[Told.LABEL] == pytest.approx(0, abs=1e-15)
+    assert found.mse[Conditioning.NONE] == pytest.approx(0, abs=1e-15)
+    assert found.mse[Conditioning.LABEL] == pytest.approx(0, abs=1e-15)
     assert found.explained_variance(0.1) is None
-    assert "explained_variance" not in found.beside({"mse": 0.1}, Told.NOTHING)
-    assert "nothing to explain" in found.verdict(0.1, Told.NOTHING)
-    assert found.bce[Told.NOTHING] == pytest.approx(found.bce[Told.IMAGE])
+    assert "explained_variance" not in found.beside({"mse": 0.1}, Conditioning.NONE)
+    assert "nothing to explain" in found.verdict(0.1, Conditioning.NONE)
+    assert found.bce[Conditioning.NONE] == pytest.approx(found.bce[Conditioning.IMAGE])
 
 
 def test_a_class_that_training_lacks_falls_back_on_the_mean_image() -> None:
     train = InMemoryImages(torch.tensor([[[[0]]], [[[100]]]], dtype=torch.uint8), torch.tensor([0, 0]), ("a", "b"))
     held_out = InMemoryImages(torch.tensor([[[[255]]]], dtype=torch.uint8), torch.tensor([1]), ("a", "b"))
     found = Floors.of(Moments.of(train), Moments.of(held_out))
-    assert found.mse[Told.LABEL] == pytest.approx((1 - 50 / 255) ** 2)
+    assert found.mse[Conditioning.LABEL] == pytest.approx((1 - 50 / 255) ** 2)
 
 
 def test_an_empty_split_is_refused() -> None:
@@ -144,8 +151,8 @@ def test_pixels_that_are_no_bytes_are_refused() -> None:
 def test_what_stands_beside_a_metric() -> None:
     split = Moments.of(Digits().splits["val"])
     found = Floors.of(Moments.of(Digits().splits["train"]), split)
-    beside = found.beside({"mse": 0.08, "bce": 28.0, "mse_zeros": 0.09, "loss": 1.0}, Told.NOTHING)
-    floor = found.mse[Told.NOTHING]
+    beside = found.beside({"mse": 0.08, "bce": 28.0, "mse_zeros": 0.09, "loss": 1.0}, Conditioning.NONE)
+    floor = found.mse[Conditioning.NONE]
     assert beside == pytest.approx(
         {
             "mse_floor": floor,
@@ -153,8 +160,8 @@ def test_what_stands_beside_a_metric() -> None:
             "mse_gap_zeros": 0.09 - floor,
             "explained_variance": 1 - 0.08 / floor,
             "explained_variance_zeros": 1 - 0.09 / floor,
-            "bce_floor": found.bce[Told.NOTHING],
-            "bce_gap": 28.0 - found.bce[Told.NOTHING],
+            "bce_floor": found.bce[Conditioning.NONE],
+            "bce_gap": 28.0 - found.bce[Conditioning.NONE],
         }
     )
 

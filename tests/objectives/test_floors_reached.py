@@ -23,7 +23,8 @@ def floors() -> dict[str, float]:
 
     def arrays(loader: Iterable[Batch]) -> tuple[Array, Array]:
         batches = list(loader)
-        x, y = (torch.cat([batch[field] for batch in batches]).double().numpy() for field in (0, 1))
+        x = torch.cat([batch.x for batch in batches]).double().numpy()
+        y = torch.cat([batch.y for batch in batches]).double().numpy()
         return x.reshape(len(x), -1), y
 
     data = Digits()

@@ -12,7 +12,7 @@ from encdec.networks import Decoder, Encoder, MLPDecoder
 from encdec.objectives.losses import bernoulli_nll, gaussian_kl
 from encdec.objectives.observations import Gaussian
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE
-from encdec.types import Batch, Told, UserError
+from encdec.types import Batch, Conditioning, UserError
 
 SHAPE = (1, 8, 8)
 
@@ -34,12 +34,12 @@ def test_ae_loss_is_the_squared_error_of_the_reconstruction(batch: Batch) -> Non
     assert reconstruction is not None
     expected = ((reconstruction - batch.x) ** 2).sum((1, 2, 3))
     torch.testing.assert_close(terms(ae, batch)["loss"], expected)
-    assert ae.told is Told.IMAGE
+    assert ae.conditioning is Conditioning.IMAGE
 
 
 def test_ae_on_zeros_is_shown_zeros_in_training_and_evaluated_both_ways(batch: Batch) -> None:
     ae = AE(image_shape=SHAPE, latent_dim=3, encoder_input="zeros")
-    assert ae.told is Told.NOTHING
+    assert ae.conditioning is Conditioning.NONE
     assert set(terms(ae, batch)) == {"loss", "logits_zeros"}
     evaluated = terms(ae.eval(), batch)
     from_zeros = ae.decoder(ae.encoder(torch.zeros(1, *SHAPE)))
@@ -138,7 +138,7 @@ def test_encoderless_vae_with_one_code_is_the_bce_of_a_random_decoding(batch: Ba
     model = EncoderlessVAE(image_shape=SHAPE, latent_dim=3).eval()
     values = terms(model, batch)
     torch.testing.assert_close(values["loss"], bernoulli_nll(values["logits"], batch.x))
-    assert model.told is Told.NOTHING
+    assert model.conditioning is Conditioning.NONE
     assert model.reconstruct(batch) is None
 
 
@@ -158,7 +158,7 @@ def test_encoderless_vae_bound_against_the_definition(batch: Batch, count: int) 
     torch.testing.assert_close(values["logits"], best)
     if count > 1:
         torch.testing.assert_close(values["bce"], bernoulli_nll(best, batch.x))
-    assert model.told is Told.IMAGE
+    assert model.conditioning is Conditioning.IMAGE
 
 
 def test_a_larger_k_is_a_tighter_bound(batch: Batch) -> None:

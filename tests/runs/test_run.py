@@ -57,9 +57,10 @@ def test_floors_are_those_of_the_split_that_is_measured(cli: RunCLI, project: Pa
     cli("fit", "--config", "configs/decoder.yaml", *RUN)
     run = events(project / "lightning_logs/decoder/version_0")
     for stage in ("train", "val"):
-        x, y = (torch.cat([b[field] for b in getattr(Digits(), f"{stage}_dataloader")()]) for field in (0, 1))
+        measured = list(getattr(Digits(), f"{stage}_dataloader")())
+        x, y = torch.cat([b.x for b in measured]), torch.cat([b.y for b in measured])
         train = list(Digits().train_dataloader())
-        train_x, train_y = (torch.cat([b[field] for b in train]) for field in (0, 1))
+        train_x, train_y = torch.cat([b.x for b in train]), torch.cat([b.y for b in train])
         class_means = torch.stack([train_x[train_y == label].double().mean(0) for label in range(10)])
         floor = ((x - class_means[y]) ** 2).mean().item()
         scalars = {
