@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.observations import Bernoulli, ObservationCallable
+from encdec.objectives.search import out_of_inference, search
 from encdec.paradigms.base import Paradigm, require_positive
 from encdec.types import Batch, Conditioning, UserError
 
@@ -65,15 +66,9 @@ class AutoDecoder(Paradigm):
 
     def encode(self, batch: Batch) -> Tensor:
         """The codes that minimise the loss of a batch, the decoder fixed; each image's on its own."""
-        with torch.inference_mode(False), torch.enable_grad():
-            x = batch.x.clone()  # a tensor made in inference mode can't take part in a gradient
-            z = x.new_zeros(len(x), self.latent_dim, requires_grad=True)
-            search = torch.optim.Adam([z], lr=0.1)
-            for _ in range(self.code_steps):
-                loss = self._joint(z, x)["loss"].sum()  # a sum, so that no image's gradient depends on the others
-                (z.grad,) = torch.autograd.grad(loss, [z])
-                search.step()
-        return z.detach()
+        x = out_of_inference(batch.x)
+        start = x.new_zeros(len(x), self.latent_dim)
+        return search(lambda z: self._joint(z, x)["loss"], start, self.code_steps)
 
     def paired_codes(self, batch: Batch) -> Tensor:
         """The codes that were trained."""

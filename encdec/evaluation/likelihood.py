@@ -17,6 +17,7 @@ Observation models: Bernoulli on pixels made black or white at 0.5, a likelihood
 the usual cross-entropy, which is not normalised; Gaussian of a stated σ on grey pixels, a density on [0, 1].
 """
 
+import itertools
 import math
 from typing import NamedTuple, final
 
@@ -28,6 +29,7 @@ from encdec.evaluation.base import BLOCK, DRAWS, Advance, Figures, Processes, Vi
 from encdec.evaluation.reconstruction import START_CODES, best_of
 from encdec.objectives.losses import full_precision, gaussian_kl
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
+from encdec.objectives.search import search
 from encdec.types import Batch
 
 _RATE = 0.1  # of Adam, for mean and log standard deviation; falls to 0 along a cosine
@@ -227,15 +229,12 @@ def fit_posterior(view: View, batch: Batch, start: Proposal | None, observation:
         best = best_of(view, batch, view.prior(e), observation.nll_matrix)
         mean = full_precision(e)[best]
         start = Proposal(mean, torch.full_like(mean, _START_LOG_VAR))
-    mean, log_std = start.mean.clone().requires_grad_(), (start.log_var / 2).clone().requires_grad_()
-    search = torch.optim.Adam([mean, log_std], lr=_RATE)
-    for step in range(steps):
-        noise = full_precision(view.noise(DRAWS["fit"] + step, batch.index))
-        with torch.enable_grad():
-            logits = view.decode(view.prior(mean + log_std.exp() * noise), batch.y)
-            # a sum, so that no image's gradient depends on the others
-            loss = (observation.nll(logits, batch.x) + gaussian_kl(mean, 2 * log_std)).sum()
-            mean.grad, log_std.grad = torch.autograd.grad(loss, [mean, log_std])
-        search.param_groups[0]["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-        search.step()
-    return Proposal(mean.detach(), 2 * log_std.detach())
+    draws = itertools.count(DRAWS["fit"])
+
+    def negative_elbo(mean: Tensor, log_std: Tensor) -> Tensor:
+        noise = full_precision(view.noise(next(draws), batch.index))
+        logits = view.decode(view.prior(mean + log_std.exp() * noise), batch.y)
+        return observation.nll(logits, batch.x) + gaussian_kl(mean, 2 * log_std)
+
+    mean, log_std = search(negative_elbo, (start.mean, start.log_var / 2), steps, _RATE, cosine=True)
+    return Proposal(mean, 2 * log_std)

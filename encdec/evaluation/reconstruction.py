@@ -14,6 +14,7 @@ from torch import Tensor
 from encdec.data import Images
 from encdec.evaluation.base import DRAWS, Advance, Figures, Processes, View, batches, block_size
 from encdec.objectives.losses import full_precision, pixel_means, squared_error, squared_error_matrix
+from encdec.objectives.search import search
 from encdec.types import Batch
 
 START_CODES = 512
@@ -68,31 +69,22 @@ def optimise_codes(view: View, batch: Batch, encoded: Tensor | None, steps: int)
     e = view.noise(DRAWS["start_codes"], torch.arange(START_CODES))
     prior = full_precision(view.prior(e))
     z = prior[best_of(view, batch, prior, lambda logits, x: squared_error_matrix(pixel_means(logits), x))]
-    error = _error(view, z, batch)
     if encoded is not None:
-        its_error = _error(view, encoded, batch)
-        z = torch.where((its_error < error)[:, None], full_precision(encoded), z)
-        error = error.minimum(its_error)
+        better = _error(view, encoded, batch) < _error(view, z, batch)
+        z = torch.where(better[:, None], full_precision(encoded), z)
     # a step of one size for all dimensions would not suit codes of any scale, such as an autoencoder's
     scale = prior.std(0)
     scale = scale.clamp(min=1e-3 * scale.max()) if scale.max() > 0 else torch.ones_like(scale)
-    best, start = z, z.clone()
-    move = torch.zeros_like(z, requires_grad=True)
-    search = torch.optim.Adam([move], lr=_RATE)
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            z = start + move * scale
-            squares = _error(view, z, batch)
-            if step < steps:
-                # a sum, so that no image's gradient depends on the others
-                (move.grad,) = torch.autograd.grad(squares.sum(), [move])
-        better = squares.detach() < error
-        best = torch.where(better[:, None], z.detach(), best)
-        error = torch.where(better, squares.detach(), error)
-        search.param_groups[0]["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
-        if step < steps:
-            search.step()
-    return best, error
+    moves = search(
+        lambda move: _error(view, z + move * scale, batch),
+        torch.zeros_like(z),
+        steps,
+        _RATE,
+        cosine=True,
+        keep_best=True,
+    )
+    z = z + moves * scale
+    return z, _error(view, z, batch)
 
 
 def best_of(view: View, batch: Batch, z: Tensor, cost: Matrix) -> Tensor:
