@@ -94,6 +94,22 @@ def on_two(folder: Path, *args: str) -> tuple[int, str]:
     return max(abs(child.exitcode or 0) for child, _ in started), printed
 
 
+def together(folder: Path, function: Callable[..., None], *args: Any, seconds: float = 100) -> None:
+    """Call a function of a module in two processes at a time, with their rank, 0 or 1, before its arguments.
+
+    Raises:
+        AssertionError: one failed, or took longer than `seconds`; with what it printed.
+    """
+    outputs = [folder / f"called-{rank}.txt" for rank in range(2)]
+    children = [_fork(target=_printing_to, args=(outputs[rank], function, (rank, *args))) for rank in range(2)]
+    for child in children:
+        child.join(seconds)
+        child.kill()
+        child.join()
+    for child, output in zip(children, outputs, strict=True):
+        assert child.exitcode == 0, f"{child.exitcode}: {output.read_text()[-5000:]}"
+
+
 def call(folder: Path, function: Callable[..., None], *args: Any, seconds: float) -> None:
     """Call a function of a module in a process of its own, for what must not be left behind in this one.
 
