@@ -4,7 +4,6 @@ Nothing here imports torch, so that the process that hands out the turns stays s
 """
 
 import argparse
-import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -453,21 +452,12 @@ def record(arguments: argparse.Namespace, benchmark: str, results: Any) -> None:
         "versions": {
             "python": platform.python_version(),
             "encdec": _commit(),
-            "kernels": _kernels(),
         }
         | {name: importlib.metadata.version(name) for name in found},
         "results": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(contents, indent=1) + "\n")
-
-
-@functools.cache
-def _kernels() -> str:
-    """Whether encdec uses what is compiled; asked in a process of its own, because it imports torch."""
-    asked = "from encdec import kernels; print('compiled' if kernels.compiled() else \"torch's\")"
-    done = subprocess.run([sys.executable, "-c", asked], env=environment(1), capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _cpu() -> str:

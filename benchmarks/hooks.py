@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 
 from benchmarks.common import Gate
-from encdec import kernels
 from encdec.data import DataModule
 
 
@@ -24,13 +23,6 @@ class Turns(pl.Callback):
         if trainer.is_global_zero:
             self._gate = self._gate or Gate()
             self._gate.reached(trainer.global_step)
-
-
-class WithoutKernels(pl.Callback):
-    """Trains as where there is no C compiler."""
-
-    def __init__(self) -> None:
-        kernels._library = None
 
 
 class LightningsLoop(pl.Callback):

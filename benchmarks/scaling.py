@@ -176,7 +176,6 @@ def _changed(plain: Entrant) -> dict[str, Entrant]:
     entrants = {
         "as it is": plain,
         "Lightning's own loop": changed(f"{hook}LightningsLoop"),
-        "torch instead of kernels.c": changed(f"{hook}WithoutKernels"),
         # a setting that changes nothing, but with which encdec leaves malloc as it is
         "malloc left alone": replace(plain, variables={"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
         "--model.optimizer.fused false": changed("--model.optimizer=Adam", "--model.optimizer.fused=false"),

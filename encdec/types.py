@@ -32,6 +32,11 @@ class Batch(NamedTuple):
         return Batch(self.x[which], self.y[which], self.index[which], self.split)
 
 
+def scaled(pixels: Tensor) -> Tensor:
+    """Pixels from 0 to 1: uint8, (B, …) -> float32, (B, …), the nearest to k/255."""
+    return pixels.float().div_(255)
+
+
 class Conditioning(StrEnum):
     """What an output depends on of the image that it is compared with; it decides which floor its loss has."""
 

@@ -17,7 +17,7 @@ import torch
 from benchmarks import costs, draw, scaling, throughput
 from benchmarks.common import CONFIGS, Entrant, Task, Worker, in_turns, number, orders, ratios, shown, summary
 from benchmarks.ways import Model
-from encdec import kernels, loops
+from encdec import loops
 from encdec.networks import ConvDecoder, ConvEncoder
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
 from encdec.types import Batch
@@ -191,7 +191,6 @@ def read(path: Path, benchmark: str) -> Any:
     assert contents["benchmark"] == f"python -m benchmarks.{benchmark}"
     assert {"cpu", "cores", "gpu", "system"} == set(contents["machine"])
     assert {"python", "torch", "lightning", "encdec"} <= set(contents["versions"])
-    assert contents["versions"]["kernels"] == ("compiled" if kernels.compiled() else "torch's")
     return contents
 
 
@@ -250,14 +249,12 @@ def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.Captu
 
 
 def test_choices_are_undone(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `scaling` measures without the plain step and without the kernels trains without them."""
+    """What `scaling` measures without the plain step trains without it."""
     plain = []
     monkeypatch.setattr(loops.EpochLoop, "_step", lambda *_: plain.append(1))
-    monkeypatch.setattr(kernels, "_library", kernels._library)  # and so restored
-    hooks = [f"--trainer.callbacks+=benchmarks.hooks.{hook}" for hook in ("LightningsLoop", "WithoutKernels")]
-    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", *hooks)
+    hook = "--trainer.callbacks+=benchmarks.hooks.LightningsLoop"
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", hook)
     assert not plain
-    assert not kernels.compiled()
 
 
 def test_every_paradigm_has_its_config() -> None:

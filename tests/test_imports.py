@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = (
-    ("types", "messages", "text", "tables", "copyable", "formats", "kernels"),
+    ("types", "messages", "text", "tables", "copyable", "formats"),
     ("files",),
     ("objectives",),
     ("networks", "data"),

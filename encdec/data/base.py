@@ -14,10 +14,9 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from encdec import kernels
 from encdec.data import checks, summary
 from encdec.objectives.noise import step_seed
-from encdec.types import Batch, Shape, UserError
+from encdec.types import Batch, Shape, UserError, scaled
 
 BLOCK = 1 << 20
 """How many numbers are converted to pixels at a time."""
@@ -265,7 +264,7 @@ class Loader:
     def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         images, device = self.images, self.device
         for indices, pixels, y in zip(batches, images.stream(batches), _select(images.labels, batches), strict=True):
-            x = kernels.scaled(pixels.to(device))
+            x = scaled(pixels.to(device))
             yield Batch(x, y.to(device), indices.to(device))
 
 

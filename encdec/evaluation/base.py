@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from encdec import kernels
 from encdec.data import Images
 from encdec.objectives.losses import pixel_means
 from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
-from encdec.types import Batch
+from encdec.types import Batch, scaled
 
 BLOCK = 1 << 23
 """Numbers that one temporary of an evaluation may hold: blocks of images are cut so that they stay below it."""
@@ -176,5 +175,5 @@ def batches(images: Images, positions: Tensor, device: torch.device, size: int) 
     """The images at `positions` (M,), `size` at a time, as float in [0, 1] on a device."""
     parts = positions.split(size)
     for part, pixels in zip(parts, images.stream(parts), strict=True):
-        x = kernels.scaled(pixels.to(device))
+        x = scaled(pixels.to(device))
         yield Batch(x, images.labels[part].to(device), part.to(device))

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from encdec import __version__, kernels
+from encdec import __version__
 from encdec.copyable import Copyable
 from encdec.formats import CHECKPOINT_FORMAT, CURVE_KEY, WRITTEN_BY_KEY
 from encdec.objectives.floors import Floors
@@ -464,7 +464,6 @@ def digits_depend_on() -> dict[str, str | int]:
     return {
         "torch": torch.__version__.partition("+")[0],
         "threads": torch.get_num_threads(),
-        "kernels": "compiled" if kernels.compiled() else "torch's",
     }
 
 

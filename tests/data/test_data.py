@@ -15,7 +15,7 @@ from torchvision import datasets
 
 from encdec.data import CIFAR10, MNIST, DataModule, Digits, FashionMNIST, Images, InMemoryImages, base, fashion_mnist
 from encdec.data.base import Loader
-from encdec.types import Shape, UserError
+from encdec.types import Shape, UserError, scaled
 from tests.conftest import RunCLI
 from tests.small_data import write_all, write_idx, write_mnist
 from tests.system.test_memory import Live
@@ -434,3 +434,17 @@ def test_a_validation_split_that_breaks_the_contract_is_refused() -> None:
         with pytest.raises(UserError, match=f"^Mine: {sentence}"):
             _ = Mine((in_memory(), val, in_memory())).splits
     assert len(Mine((in_memory(1), in_memory(), in_memory())).splits["train"].labels) == 1
+
+
+def test_scaled_pixels_are_the_nearest_numbers() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(3, 1, 16, 16)
+    expected = torch.tensor([k / 255 for k in range(256)]).repeat(3).view(3, 1, 16, 16)
+    assert torch.equal(scaled(pixels), expected)
+    assert torch.equal(scaled(pixels.transpose(2, 3)), expected.transpose(2, 3))
+    assert scaled(pixels[:0]).shape == (0, 1, 16, 16)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scaled(pixels).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)

@@ -18,7 +18,6 @@ import safetensors.torch
 import torch
 
 import encdec
-from encdec import kernels
 from encdec.cli import main, quiet
 from encdec.data import Digits
 from encdec.networks import MLPDecoder
@@ -355,8 +354,7 @@ def test_lightning_deletes_nothing_but_checkpoints(file: Path, project: Path) ->
 
 def test_a_newer_format_names_both_versions_and_no_format_is_an_older_one(file: Path) -> None:
     state = contents(file)
-    computed = "compiled" if kernels.compiled() else "torch's"
-    depends = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads(), "kernels": computed}
+    depends = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
     assert state["encdec"] == {"format": 1, "version": encdec.__version__, **depends}
     torch.save({**state, "encdec": {"format": 2, "version": "7.5"}, "state_dict": "of a new kind"}, file)
     sentence = refused(lambda: encdec.load(file))
