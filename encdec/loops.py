@@ -24,7 +24,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from encdec.paradigms import Paradigm
-from encdec.training.optimizers import plain_step
 from encdec.types import Batch
 
 _TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -141,7 +140,7 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_plain(data_fetcher):
             self._hooks = _Hooks(self.trainer)
             self._training_step = _training_step(self.trainer)
-            self._optimize = plain_step(self.trainer.optimizers[0])
+            self._optimize = self.trainer.optimizers[0].step
 
     def _should_check_val_epoch(self) -> bool:
         # asked for each batch; it does not change within an epoch

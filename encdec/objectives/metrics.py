@@ -21,12 +21,10 @@ PIXEL_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "bce":
 
 
 class RunningMeans:
-    """Means over images of per-image terms, exact over batches of any size and over processes.
+    """Means over images of a batch's terms, exact over batches of any size and over processes.
 
     Sums are kept in float64 on the terms' device, so that an update never waits for the device.
     """
-
-    _AT_MOST = 16  # batches that wait to be summed up
 
     def __init__(self) -> None:
         self.reset()
@@ -36,13 +34,16 @@ class RunningMeans:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._count = 0
-        self._waiting: list[list[Tensor]] = []  # the terms of batches of equal size, each (B,)
 
-    def update(self, terms: Mapping[str, Tensor]) -> None:
-        """Add a batch: every term is (B,), and the names are the same at every update.
+    def update(self, terms: Mapping[str, Tensor], count: int) -> None:
+        """Add a batch; the names are the same at every update.
+
+        Args:
+            terms: each a value for each image, (B,), or one for the set of them, (), which counts as their mean.
+            count: B, the number of images.
 
         Raises:
-            UserError: they are not, so that values of different terms would be averaged.
+            UserError: the names or the shapes are others, so that different things would be averaged.
         """
         names = self._names or list(terms)
         if terms.keys() != set(names):
@@ -50,31 +51,18 @@ class RunningMeans:
                 f"The terms of a batch are {', '.join(terms)}, but those of the batches before are {', '.join(names)}: "
                 "`losses` must give the same terms for every batch."
             )
-        values = [terms[name].detach() for name in names]
-        shapes = {value.shape for value in values}
-        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        if any(term.shape not in ((count,), ()) for term in terms.values()):
             shown = ", ".join(f"{name} {tuple(terms[name].shape)}" for name in names)
             raise UserError(
-                f"The terms of a batch have the shapes {shown}: `losses` must give one number for each image, (B,)."
+                f"The terms of a batch of {count} have the shapes {shown}: `losses` must give one number for each "
+                "image, (B,), or one for the set of them, ()."
             )
-        self._names, waiting = names, self._waiting
-        if len(waiting) == self._AT_MOST or (waiting and waiting[0][0].shape != values[0].shape):
-            self._sum_up()
-        self._waiting.append(values)
-        self._count += values[0].shape[0]
-
-    def _sum_up(self) -> None:
-        """Add the batches that wait, one by one: together they would give other digits than apart."""
-        if not self._waiting:
-            return
-        values = torch.stack([term for batch in self._waiting for term in batch])
-        values = values.view(len(self._waiting), len(self._names), -1)
+        values = [terms[name].detach() for name in names]
         # Apple's GPUs have no float64
-        sums = values.sum(2, dtype=torch.float32 if values.device.type == "mps" else torch.float64)
-        total = sums.new_zeros(len(self._names)) if self._sums is None else self._sums.to(sums, copy=True)
-        for batch in sums.unbind():
-            total.add_(batch)
-        self._sums, self._waiting = total, []
+        dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
+        sums = torch.stack([value.sum(dtype=dtype) if value.ndim else value.to(dtype) * count for value in values])
+        self._names, self._count = names, self._count + count
+        self._sums = sums if self._sums is None else sums.add_(self._sums.to(sums.device))
 
     def __bool__(self) -> bool:
         return self._count > 0
@@ -86,7 +74,6 @@ class RunningMeans:
 
     def totals(self, sum_over_processes: Callable[[Tensor], Tensor]) -> Tensor:
         """The sum of every term over all processes, and last the number of images."""
-        self._sum_up()
         assert self._sums is not None, "nothing to sum up: update() was not called"
         return sum_over_processes(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
 

@@ -214,7 +214,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         if batch.x.is_cuda:
             torch.cuda.manual_seed(dropout_seed)
         terms = self._measure(batch)
-        self._curve.sums.update(terms)
+        self._curve.sums.update(terms, len(batch.x))
         loss = terms["loss"].mean()
         # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at with the
         # sums, and with the weights before they are saved
@@ -273,7 +273,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
-        self._evaluation_sums.update(self._measure(batch))
+        self._evaluation_sums.update(self._measure(batch), len(batch.x))
 
     def on_validation_epoch_end(self) -> None:
         """Log the exact means over the split; step ReduceLROnPlateau.
@@ -303,7 +303,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
-        self._evaluation_sums.update(self._measure(batch))
+        self._evaluation_sums.update(self._measure(batch), len(batch.x))
 
     def on_test_epoch_end(self) -> None:
         """Log the exact means over the split."""

@@ -303,3 +303,16 @@ def test_a_schedule_of_other_settings_is_a_sentence(
         path = changed(put("lr_schedulers", 0, name, value=value))
         err = refused_by_cli(["fit", "--resume", str(path.parent.parent), "--trainer.max_epochs=2"], capsys)
         assert f"lr_schedulers[0].{name} is " in err
+
+
+def test_a_resumed_run_says_that_its_digits_may_differ(
+    changed: Callable[[Change], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checkpoints of 0.1 say whether part of encdec was compiled, which nothing is any more."""
+    flags = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=1", "--floors.enabled=false", *ON_CPU]
+    path = changed(put("encdec", "kernels", value="compiled"))
+    main(["fit", f"--ckpt_path={path}", "--name=older", *flags])
+    assert "digits" not in capsys.readouterr().err
+    path = changed(put("encdec", "threads", value=77))
+    main(["fit", f"--ckpt_path={path}", "--name=threads", *flags])
+    assert "instead of 77: the last digits may differ" in capsys.readouterr().err
