@@ -105,6 +105,15 @@ def search(
     return result[0] if isinstance(start, Tensor) else result
 
 
+def project_to_ball(z: Tensor) -> Tensor:
+    """The nearest latents of the unit ball, z / max(‖z‖, 1): (B, d) -> (B, d).
+
+    Source: Bojanowski et al. 2018 (GLO), https://arxiv.org/abs/1707.05776.
+    """
+    length: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return z / length.clamp(min=1)
+
+
 def _rows(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """The rows of `yes` where `which` (B,), those of `no` elsewhere."""
     return torch.where(which.view(-1, *[1] * (yes.ndim - 1)), yes, no)

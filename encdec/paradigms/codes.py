@@ -72,7 +72,7 @@ class LatentTable(nn.Module):
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows of images, int64 (B,) -> (B, d); in training, a leaf whose gradient the next `step` applies."""
-        rows = self.values[index]
+        rows = self.values.index_select(0, index)
         if self.training and torch.is_grad_enabled():
             rows.requires_grad_()
             self._pending.append((index, rows))
@@ -99,23 +99,27 @@ class LatentTable(nn.Module):
         if gather is not None:
             index, gradients = gather(index), gather(gradients)
         index, place = index.unique(return_inverse=True)
-        gradient = torch.zeros_like(self.values[index]).index_add_(0, place, gradients)
+        gradient = gradients.new_zeros(len(index), gradients.shape[1]).index_add_(0, place, gradients).to(self.values)
+        finite = (0 * gradient).sum(1) == 0  # 0 times what is not finite is NaN
+        if not finite.all():
+            index, gradient = index[finite], gradient[finite]
         self._adam(index, gradient)
 
     def _adam(self, index: Tensor, gradient: Tensor) -> None:
         """One step of Adam for different rows: (B,), (B, d)."""
-        values, steps = self.values[index], self.steps[index] + 1
-        first = self.first_moment[index].lerp(gradient, 1 - self.betas[0])
-        second = self.second_moment[index].lerp(gradient.square(), 1 - self.betas[1])
-        corrections = [(1 - beta**steps).to(values)[:, None] for beta in self.betas]
-        moved = values - self.lr * (first / corrections[0]) / ((second / corrections[1]).sqrt() + self.eps)
+        # index_select and index_copy_ take a third of the time of [index]
+        steps = self.steps.index_select(0, index) + 1
+        first = self.first_moment.index_select(0, index).lerp_(gradient, 1 - self.betas[0])
+        second = self.second_moment.index_select(0, index).lerp_(gradient.square(), 1 - self.betas[1])
+        corrections = [(1 - beta**steps).to(gradient)[:, None] for beta in self.betas]
+        update = (first / corrections[0]) / ((second / corrections[1]).sqrt_() + self.eps)
+        rows = self.values.index_select(0, index).sub_(update, alpha=self.lr)
         if self.project is not None:
-            moved = self.project(moved)
-        finite = gradient.isfinite().all(1, keepdim=True)
-        self.values[index] = moved.where(finite, values)
-        self.first_moment[index] = first.where(finite, self.first_moment[index])
-        self.second_moment[index] = second.where(finite, self.second_moment[index])
-        self.steps[index] = steps.where(finite[:, 0], self.steps[index])
+            rows = self.project(rows)
+        self.values.index_copy_(0, index, rows)
+        self.first_moment.index_copy_(0, index, first)
+        self.second_moment.index_copy_(0, index, second)
+        self.steps.index_copy_(0, index, steps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         steps = state_dict.get(f"{prefix}steps")

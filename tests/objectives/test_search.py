@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from encdec.objectives.search import out_of_inference, search
+from encdec.objectives.search import out_of_inference, project_to_ball, search
 from encdec.types import UserError
 
 MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -121,3 +122,10 @@ def test_weights_that_were_cast_in_inference_mode_are_cast_again() -> None:
 def test_an_objective_of_the_whole_batch_is_refused() -> None:
     with pytest.raises(UserError, match=r"gives the shape \(\) for 3 images"):
         search(lambda z: z.square().sum(), torch.ones(3, 1), 1)
+
+
+def test_the_ball_s_nearest_point() -> None:
+    z = torch.tensor([[3.0, 4.0], [0.3, -0.4], [0.0, 0.0], [0.0, -1.0]])
+    expected = np.array([row / max(np.sqrt((row**2).sum()), 1) for row in z.numpy()])
+    np.testing.assert_allclose(project_to_ball(z).numpy(), expected, rtol=1e-6)
+    assert torch.equal(project_to_ball(z)[1:], z[1:]), "what lies in the ball does not move"
