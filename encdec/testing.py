@@ -25,10 +25,11 @@ import encdec
 from encdec.cli import quiet
 from encdec.data import DataModule, Images, InMemoryImages
 from encdec.data.base import Loader
-from encdec.evaluation.base import Figures, Processes, View, batches
+from encdec.evaluation.context import Context
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
+from encdec.evaluation.view import View
 from encdec.networks import Decoder, Encoder
 from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
@@ -296,22 +297,28 @@ def _check_precision(make: partial[Paradigm]) -> None:
 def _check_evaluation(paradigm: Paradigm) -> None:
     """All parts of `encdec test` but the comparison of samples work on it, and give finite numbers."""
     name = type(paradigm).__name__
-    data, figures = _Blobs(val_fraction=0.3), Figures()
-    train, test = data.splits["train"], data.splits["test"]
+    splits = _Blobs(val_fraction=0.3).splits
     with torch.no_grad():
-        view = View(paradigm.eval())
-        codes = evaluate_reconstruction(view, test, 20, 3, figures, Processes(), _ignore)
-        means = evaluate_likelihood(view, test, 20, 2, 10, 3, 0.1, figures, Processes(), _ignore)
-        evaluate_latent(view, train, test, codes, means, figures, Processes(), _ignore)
-        batch = next(batches(train, torch.arange(7), paradigm.device, 7))
+        context = Context(
+            View(paradigm.eval()),
+            splits["train"],
+            splits["test"],
+            num_images=20,
+            num_samples=20,
+            posterior_samples=2,
+            prior_samples=10,
+            search_steps=3,
+            sigma=0.1,
+        )
+        latents = evaluate_reconstruction(context)
+        means = evaluate_likelihood(context)
+        evaluate_latent(context, latents, means)
+        batch = next(context.batches("train", torch.arange(7)))
+        view = context.view
         for kind, found in {"posterior": view.posterior(batch), "paired_codes": [view.paired_codes(batch)]}.items():
             for tensor in found or ():
                 assert tensor is None or tensor.shape == (7, paradigm.latent_dim), f"{name}.{kind}: wrong shape"
-    assert not figures.undefined, f"{name}: the evaluation leaves out {figures.undefined}"
-
-
-def _ignore(done: float) -> None:
-    pass
+    assert not context.metrics.undefined, f"{name}: the evaluation leaves out {context.metrics.undefined}"
 
 
 def _check_order(data: DataModule) -> None:

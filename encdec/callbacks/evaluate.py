@@ -1,9 +1,9 @@
 """The one evaluation of all paradigms, after `test`."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -13,45 +13,42 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from encdec.callbacks.evaluation_images import draw
 from encdec.callbacks.image_grids import tensorboard_writers
 from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
 from encdec.callbacks.verdicts import reference, stands_beside
-from encdec.data import DataModule, Images
+from encdec.data import DataModule
 from encdec.data.base import fingerprint
-from encdec.evaluation import latent_pictures, report
-from encdec.evaluation.base import Advance, Figures, Processes, View, batches, block_size
-from encdec.evaluation.features import FeatureSpace, find_space
-from encdec.evaluation.grids import comparison, drawing, enlarge, thumbnails
+from encdec.evaluation import report
+from encdec.evaluation.context import Advance, Context
+from encdec.evaluation.features import find_space
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
+from encdec.evaluation.processes import Processes
 from encdec.evaluation.reconstruction import evaluate_reconstruction
+from encdec.evaluation.results import Metrics
 from encdec.evaluation.samples import evaluate_samples
+from encdec.evaluation.view import View
 from encdec.files import expanded
 from encdec.formats import REPORT_FORMAT
-from encdec.objectives.losses import pixel_means
 from encdec.paradigms import Paradigm
 from encdec.paradigms.base import require_positive
 from encdec.runs import history
 from encdec.tables import print_table
 from encdec.text import printable
-from encdec.types import Batch
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
 Stage = Callable[[str], Advance]
 """Starts the progress bar of a stage of that name, and gives what advances it."""
-_SHOWN = 16  # reconstructed images in TensorBoard
-_PROJECTED = 2000  # codes in TensorBoard's projector
-_LONGEST_NAME = 80  # of a class, there
 
 
 class Evaluate(pl.Callback):
     """After `test`, scores the checkpoint on the test split in the same way for every paradigm.
 
-    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` beside the checkpoint, logs every figure as
-    `test/NAME`, and then draws pictures; one that can't be drawn costs a sentence. What each figure means is described
+    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` beside the checkpoint, logs every metric as
+    `test/NAME`, and then draws images; one that can't be drawn costs a sentence. What each metric means is described
     in docs/evaluation.md.
 
     Args:
@@ -60,7 +57,7 @@ class Evaluate(pl.Callback):
         num_samples: samples that are drawn.
         posterior_samples: K of likelihoods by a posterior.
         prior_samples: K of likelihoods by the prior.
-        code_steps: steps of Adam in the search for an image's code, or its posterior.
+        code_steps: steps of Adam in the search for an image's latent code, or its posterior.
         sigma: of the Gaussian observation model, where the paradigm has none of its own.
         feature_space: where samples are compared: `auto` is Inception where its weights are at hand, else a small
             classifier of the training split, else (data without labels) principal components.
@@ -92,7 +89,7 @@ class Evaluate(pl.Callback):
         require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
         self.config: dict[str, Any] = {}
         self._history: list[str] = []
-        self.figures: Figures | None = None
+        self.metrics: Metrics | None = None
         self.written: list[Path] = []
 
     def on_load_checkpoint(
@@ -108,148 +105,90 @@ class Evaluate(pl.Callback):
             return
         began, self.written = perf_counter(), []
         run = trainer.log_dir  # which waits for the other processes
-        # optimised codes need gradients, which tensors of inference mode can't have
+        # optimised latents need gradients, which tensors of inference mode can't have
         with torch.inference_mode(False), torch.no_grad():
             if pl_module.device.type == "mps":
                 pl_module.cpu()  # sums are float64, which Apple's GPUs do not have
-            view, processes = View(pl_module), _processes(trainer)
-            self.figures = Figures()
-            _add_means(trainer, pl_module, self.figures)
+            context = self._context(trainer, pl_module, data)
+            self.metrics = context.metrics
+            _add_means(trainer, pl_module, self.metrics)
             prints = {name: fingerprint(images) for name, images in data.splits.items()}
-            codes, space = self._run(trainer, view, data, processes, self.figures, prints["train"])
+            latents, space = self._run(trainer, context, prints["train"])
         if trainer.is_global_zero:
-            _print_table(self.figures)
+            _print_table(self.metrics)
             measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
-            if "sample_variance" in self.figures.values:
-                measured["test/sample_variance"] = self.figures.values["sample_variance"].value
+            if "sample_variance" in self.metrics.values:
+                measured["test/sample_variance"] = self.metrics.values["sample_variance"].value
             print_verdicts(trainer, "test", measured, pl_module.loaded_step, samples=self.num_samples)
             found = _provenance(trainer, pl_module, data, prints, run)
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
-            figures = report.figures_as_dict(self.figures)
-            found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": figures}
+            metrics = report.metrics_as_dict(self.metrics)
+            found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": metrics}
             found["history"] = self._history
-            found |= {"undefined": self.figures.undefined, "seconds": round(perf_counter() - began, 1)}
-            folder, stem = _beside(trainer, run)
+            found |= {"undefined": self.metrics.undefined, "seconds": round(perf_counter() - began, 1)}
+            folder, stem = _folder_and_stem(trainer, run)
             self.written.extend(report.write(found, folder, stem))
             as_json, as_csv = self.written
             print(f"{as_json} and {as_csv.name}: these figures, with all that repeats them", flush=True)
-            self._log(trainer, view, self.figures)
+            self._log(trainer, pl_module)
             with torch.inference_mode(False), torch.no_grad():
-                self._draw(trainer, view, data.splits["test"], codes)
+                for writer in tensorboard_writers(trainer):
+                    draw(writer, context, latents)
 
-    def _run(
-        self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, figures: Figures, train: str
-    ) -> tuple[Tensor | None, str]:
-        test, codes, means = data.splits["test"], None, None
-        num_images = max(self.num_images, trainer.world_size)  # so that no process is without an image
+    def _context(self, trainer: pl.Trainer, paradigm: Paradigm, data: DataModule) -> Context:
+        return Context(
+            View(paradigm),
+            data.splits["train"],
+            data.splits["test"],
+            num_images=max(self.num_images, trainer.world_size),  # so that no process is without an image
+            num_samples=self.num_samples,
+            posterior_samples=self.posterior_samples,
+            prior_samples=self.prior_samples,
+            search_steps=self.code_steps,
+            sigma=self.sigma,
+            processes=_processes(trainer),
+        )
+
+    def _run(self, trainer: pl.Trainer, context: Context, fingerprint: str) -> tuple[Tensor | None, str]:
+        """Run the parts; the optimised latents, if they were searched for, and where samples were compared."""
+        latents, means, space = None, None, None
         with _progress(trainer) as stage:
-            # first, because it may have to say that what was asked for is not at hand
-            found = self._space(trainer, view, data, processes, train, stage) if "samples" in self.parts else None
+
+            def starting(name: str) -> Context:
+                return replace(context, advance=stage(name))
+
+            if "samples" in self.parts:  # first, because it may have to say that what was asked for is not at hand
+                folder = expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
+                space = find_space(starting("feature space"), self.feature_space, Path(folder), fingerprint)
             if "reconstruction" in self.parts:
-                advance = stage("reconstruction: searching codes")
-                codes = evaluate_reconstruction(view, test, num_images, self.code_steps, figures, processes, advance)
+                latents = evaluate_reconstruction(starting("reconstruction: searching latents"))
             if "likelihood" in self.parts:
-                means = evaluate_likelihood(
-                    view,
-                    test,
-                    num_images,
-                    self.posterior_samples,
-                    self.prior_samples,
-                    self.code_steps,
-                    self.sigma,
-                    figures,
-                    processes,
-                    stage("likelihood"),
-                )
+                means = evaluate_likelihood(starting("likelihood"))
             if "latent" in self.parts:
-                advance = stage("latent space")
-                evaluate_latent(view, data.splits["train"], test, codes, means, figures, processes, advance)
-            if found is not None:
-                advance = stage("samples")
-                evaluate_samples(view, data.splits["train"], test, found, self.num_samples, processes, figures, advance)
-        return codes, "" if found is None else found.description
+                evaluate_latent(starting("latent space"), latents, means)
+            if space is not None:
+                evaluate_samples(starting("samples"), space)
+        return latents, "" if space is None else space.description
 
-    def _space(
-        self, trainer: pl.Trainer, view: View, data: DataModule, processes: Processes, train: str, stage: Stage
-    ) -> FeatureSpace:
-        folder = Path(expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")))
-        advance = stage("feature space")
-        splits = data.splits["train"], data.splits["test"]
-        return find_space(self.feature_space, *splits, folder, train, view.device, processes, advance)
-
-    def _log(self, trainer: pl.Trainer, view: View, figures: Figures) -> None:
+    def _log(self, trainer: pl.Trainer, paradigm: Paradigm) -> None:
+        assert self.metrics is not None, "they are there after a test"
         for logger in trainer.loggers:
             # the means are there already
-            new = {f"test/{name}": figure.value for name, figure in figures.values.items()}
+            new = {f"test/{name}": metric.value for name, metric in self.metrics.values.items()}
             new = {name: value for name, value in new.items() if name not in trainer.callback_metrics}
-            logger.log_metrics(new, step=view.paradigm.loaded_step)
-
-    def _draw(self, trainer: pl.Trainer, view: View, test: Images, codes: Tensor | None) -> None:
-        for writer in tensorboard_writers(trainer):
-            for name, draw in _PICTURES.items():
-                with drawing(f"test/{name}"):
-                    draw(name, writer, view, test, codes)
+            logger.log_metrics(new, step=paradigm.loaded_step)
 
 
-def _codes_of(view: View, test: Images, codes: Tensor | None) -> tuple[Tensor, Batch] | None:
-    """Codes to look at, with their images: the encoder's where there is one, else optimised ones."""
-    most = block_size(math.prod(test.image_shape), _PROJECTED)
-    (batch,) = batches(test, torch.arange(min(most, len(test.labels))), view.device, most)
-    z = view.encode(batch)
-    if z is None and codes is not None:
-        z = codes[: len(batch.x)]
-        batch = batch.rows(slice(len(z)))
-    return None if z is None else (z.float(), batch)
-
-
-def _draw_reconstructions(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
-    (batch,) = batches(test, torch.arange(min(_SHOWN, len(test.labels))), view.device, _SHOWN)
-    rows = [batch.x]
-    for z in (view.encode(batch), None if codes is None else codes[: len(batch.x)]):
-        if z is not None:
-            rows.append(pixel_means(view.decode(z, batch.y)))
-    if len(rows) > 1:
-        writer.add_image(f"test/{name}", enlarge(comparison(rows, columns=8)), view.paradigm.loaded_step)
-
-
-def _draw_interpolations(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
-    writer.add_image(f"test/{name}", latent_pictures.interpolations(view, test), view.paradigm.loaded_step)
-
-
-def _draw_map(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
-    shown = _codes_of(view, test, codes)
-    if shown is not None:
-        z, batch = shown
-        picture = latent_pictures.latent_map(z.cpu(), batch.y.cpu(), test.classes)
-        writer.add_image(f"test/{name}", picture, view.paradigm.loaded_step)
-
-
-def _fill_projector(name: str, writer: SummaryWriter, view: View, test: Images, codes: Tensor | None) -> None:
-    shown, step = _codes_of(view, test, codes), view.paradigm.loaded_step
-    # a second evaluation of a checkpoint would list the same codes twice
-    if shown is not None and not Path(writer.log_dir, f"{step:05}", name).exists():
-        z, batch = shown
-        names = [printable(test.classes[label], _LONGEST_NAME) for label in batch.y.tolist()]
-        writer.add_embedding(z.cpu(), metadata=names, label_img=thumbnails(batch.x), global_step=step, tag=name)
-
-
-_PICTURES = {
-    "reconstructions": _draw_reconstructions,
-    "interpolations": _draw_interpolations,
-    "latent_map": _draw_map,
-    "codes": _fill_projector,
-}
-"""What TensorBoard shows of a test split, the projector last."""
-
-
-def _add_means(trainer: pl.Trainer, paradigm: Paradigm, figures: Figures) -> None:
+def _add_means(trainer: pl.Trainer, paradigm: Paradigm, metrics: Metrics) -> None:
     """The means over the split that Lightning's test loop has logged, with their floors."""
     means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in means.items():
-        beside = reference(name, means, paradigm.conditioning)
+        baseline = reference(name, means, paradigm.conditioning)
         short = name.removeprefix("test/")
         unit = UNITS.get(short.partition("_")[0], "per image")
-        figures.add(short, value, unit, reference=beside and beside[0], reference_name=beside[1] if beside else "")
+        metrics.add(
+            short, value, unit, reference=baseline and baseline[0], reference_name=baseline[1] if baseline else ""
+        )
 
 
 def _processes(trainer: pl.Trainer) -> Processes:
@@ -280,19 +219,19 @@ def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
         yield stage
 
 
-def _print_table(figures: Figures) -> None:
+def _print_table(metrics: Metrics) -> None:
     rows = [["test split", "", "± s.e.", "to compare with", "unit"]]
-    for name, figure in figures.values.items():
+    for name, metric in metrics.values.items():
         if not stands_beside(name):
-            error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
-            beside = "" if figure.reference is None else f"{figure.reference:.5g} {figure.reference_name}"
-            rows.append([printable(name), f"{figure.value:.5g}", error, printable(beside), printable(figure.unit)])
+            error = "" if metric.standard_error is None else f"{metric.standard_error:.2g}"
+            baseline = "" if metric.reference is None else f"{metric.reference:.5g} {metric.reference_name}"
+            rows.append([printable(name), f"{metric.value:.5g}", error, printable(baseline), printable(metric.unit)])
     print_table(rows, text=(4, 3, 0), box=SIMPLE_HEAD)
-    for name, reason in figures.undefined.items():
+    for name, reason in metrics.undefined.items():
         print(f"{name} is not defined here: {reason}", flush=True)
 
 
-def _beside(trainer: pl.Trainer, run: str | None) -> tuple[Path, str]:
+def _folder_and_stem(trainer: pl.Trainer, run: str | None) -> tuple[Path, str]:
     """The folder and the stem of the files that report on a checkpoint."""
     if trainer.ckpt_path is None:
         return Path(run or trainer.default_root_dir), "model"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from encdec.callbacks.image_grids import fixed_noise
-from encdec.evaluation.base import block_size
+from encdec.evaluation.context import block_size
 from encdec.evaluation.grids import as_png, comparison, drawing, enlarge, grid, sample_labels
-from encdec.evaluation.latent_pictures import strip_codes
+from encdec.evaluation.latent_images import strip_latents
 from encdec.files import claimed, expanded, fault_of
 from encdec.messages import say
 from encdec.objectives.losses import pixel_means
@@ -163,7 +163,7 @@ class WritePredictions(pl.Callback):
         rows = min(self.num_rows, len(ends) // 2)
         if rows == 0:
             return None
-        y, z = y[:rows], strip_codes(ends[: 2 * rows], self.num_steps)
+        y, z = y[:rows], strip_latents(ends[: 2 * rows], self.num_steps)
         with torch.no_grad():
             on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
             logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))

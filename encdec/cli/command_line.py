@@ -360,7 +360,7 @@ class CLI(LightningCLI):
         evaluation: Evaluate = self._get(self.config_init, "evaluation")
         evaluation.config = yaml.safe_load(self._parser("test").dump(self.config.test, skip_none=False))
         self._until_interrupted(self.trainer.test, report_nothing_written, kwargs | {"verbose": False})
-        if evaluation.figures is None:
+        if evaluation.metrics is None:
             report_split(self.trainer, "test")
 
     def predict(self, **kwargs: Any) -> None:

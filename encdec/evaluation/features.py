@@ -1,7 +1,6 @@
-"""Feature spaces in which samples are compared with images: each figure is named after the space it is taken in."""
+"""Feature spaces in which samples are compared with images: each metric is named after the space it is taken in."""
 
 import importlib.util
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from encdec.data import Images
-from encdec.evaluation.base import Advance, Processes, batches, block_size
+from encdec.evaluation.context import Context, block_size
 from encdec.files import written_whole
 from encdec.objectives.floors import principal_components
 from encdec.types import Shape, UserError
@@ -37,7 +36,7 @@ class FeatureSpace:
     """A fixed function from images to vectors, whose distances mean more than those of pixels.
 
     Attributes:
-        name: `classifier`, `inception` or `pca`; part of the names of its figures.
+        name: `classifier`, `inception` or `pca`; part of the names of its metrics.
         dim: size of a vector.
         description: one sentence on where it comes from, for the table.
         accuracy: share of the test split that its classifier gets right; None where it has no classifier.
@@ -58,33 +57,21 @@ class FeatureSpace:
         return torch.cat([self.network(part) for part in x.float().split(self.block)]).float()
 
 
-def find_space(
-    kind: SpaceKind,
-    train: Images,
-    test: Images,
-    cache_dir: Path,
-    fingerprint: str,
-    device: torch.device,
-    processes: Processes,
-    advance: Advance,
-) -> FeatureSpace:
+def find_space(context: Context, kind: SpaceKind, cache_dir: Path, fingerprint: str) -> FeatureSpace:
     """The feature space of a kind, the same on all processes.
 
     Args:
+        context: the evaluation.
         kind: `inception` is the space of the published FID, if its weights are at hand; `classifier` a small CNN
             trained on the training split; `pca` the principal components of its pixels; `auto` the first of these
             that is possible.
-        train: the training split.
-        test: the test split, on which the classifier's accuracy is measured.
         cache_dir: where a trained classifier is kept.
         fingerprint: of the data (hexadecimal): a classifier is only used for the data it was trained on.
-        device: where features are computed.
-        processes: who shares the work.
-        advance: told of the progress.
 
     Raises:
         UserError: what was asked for is not possible; the sentence says what is missing.
     """
+    train = context.train
     labelled = len(train.labels.unique()) > 1
     problem = _inception_problem(train.image_shape)
     if kind == "auto":
@@ -92,12 +79,12 @@ def find_space(
     if kind == "inception":
         if problem is not None:
             raise UserError(problem)
-        return _inception(device)
+        return _inception(context.view.device)
     if kind == "pca":
-        return _pca(train, device, processes)
+        return _pca(context)
     if not labelled:
         raise UserError("A classifier's features need training images of two classes or more: use pca.", 2)
-    return _classifier(train, test, cache_dir, fingerprint, device, processes, advance)
+    return _classifier(context, cache_dir / f"classifier-{fingerprint}-v{_RECIPE}.pt")
 
 
 # ---------------------------------------------------------------------- Inception
@@ -117,7 +104,7 @@ def _inception_problem(image_shape: Shape) -> str | None:
             "torch-fidelity's releases on GitHub, or use the classifier's features."
         )
     if image_shape[0] not in (1, 3):
-        return f"Inception's features are defined for grey and colour images, not for {image_shape[0]} channels."
+        return f"Inception's features are defined for grey and color images, not for {image_shape[0]} channels."
     return None
 
 
@@ -179,32 +166,24 @@ class _Classifier(nn.Module):
         return logits
 
 
-def _classifier(
-    train: Images,
-    test: Images,
-    cache_dir: Path,
-    fingerprint: str,
-    device: torch.device,
-    processes: Processes,
-    advance: Advance,
-) -> FeatureSpace:
-    path = cache_dir / f"classifier-{fingerprint}-v{_RECIPE}.pt"
+def _classifier(context: Context, path: Path) -> FeatureSpace:
+    train, device = context.train, context.view.device
     network = _new_classifier(train)
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f".{path.name}.lock"):  # the first process trains, the others load
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # the first process trains, the others load
             accuracy = _load(network, path)
             if accuracy is None:
                 network.to(device)
-                _fit(network, train, device, advance)
-                accuracy = _accuracy(network, test, device)
+                _fit(network, context)
+                accuracy = _accuracy(network, context)
                 _save(network, accuracy, path)
     except OSError as error:
-        raise UserError(f"The classifier's features can't be kept in {cache_dir} ({error}).") from error
+        raise UserError(f"The classifier's features can't be kept in {path.parent} ({error}).") from error
     network.to(device).requires_grad_(False)
     # processes that do not share a file system have trained one each: all use the first one's
     own = torch.cat([nn.utils.parameters_to_vector(network.parameters()), torch.tensor([accuracy], device=device)])
-    first = processes.all_gather(own)[0]
+    first = context.processes.all_gather(own)[0]
     nn.utils.vector_to_parameters(first[:-1], network.parameters())
     accuracy = first[-1].item()
     description = (
@@ -222,28 +201,28 @@ def _new_classifier(train: Images) -> _Classifier:
         return _Classifier(train.image_shape, len(train.classes))
 
 
-def _fit(network: _Classifier, train: Images, device: torch.device, advance: Advance) -> None:
+def _fit(network: _Classifier, context: Context) -> None:
     """Three epochs, but neither so few steps that a small data set is not learnt nor more than a minute's."""
-    n = len(train.labels)
+    n = len(context.train.labels)
     steps = min(max(_EPOCHS * n // _BATCH, _MIN_STEPS), _MAX_STEPS)
     generator = torch.Generator().manual_seed(_SEED)
     epochs = -(-steps * _BATCH // n)
     order = torch.cat([torch.randperm(n, generator=generator) for _ in range(epochs)])[: steps * _BATCH]
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
-    for step, batch in enumerate(batches(train, order, device, _BATCH)):
+    for step, batch in enumerate(context.batches("train", order, _BATCH)):
         optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         with torch.enable_grad():
             loss = F.cross_entropy(network(batch.x), batch.y)
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
-        advance((step + 1) / steps)
+        context.advance((step + 1) / steps)
 
 
 @torch.no_grad()
-def _accuracy(network: _Classifier, test: Images, device: torch.device) -> float:
-    n, correct = len(test.labels), 0
-    for batch in batches(test, torch.arange(n), device, block_size(math.prod(test.image_shape), 512)):
+def _accuracy(network: _Classifier, context: Context) -> float:
+    n, correct = len(context.test.labels), 0
+    for batch in context.batches("test", torch.arange(n), block_size(context.numel, 512)):
         correct += int((network(batch.x).argmax(1) == batch.y).sum())
     return correct / n
 
@@ -270,14 +249,16 @@ def _load(network: _Classifier, path: Path) -> float | None:
 # ---------------------------------------------------------------------- principal components
 
 
-def _pca(train: Images, device: torch.device, processes: Processes) -> FeatureSpace:
+def _pca(context: Context) -> FeatureSpace:
+    processes, device = context.processes, context.view.device
+
     def add_up(tensor: Tensor) -> Tensor:
         return torch.stack(processes.all_gather(tensor.to(device))).sum(0).cpu()
 
-    found = principal_components(train, _COMPONENTS, processes.rank, processes.count, add_up)
+    found = principal_components(context.train, _COMPONENTS, processes.rank, processes.count, add_up)
     mean, axes = found.mean.float().to(device), found.axes.float().contiguous().to(device)
     axes = processes.all_gather(axes)[0]  # the sign of an axis is the solver's choice: all use the first one's
     dim = axes.shape[1]
     description = f"first {dim} principal components of the training images' pixels, without labels."
-    block = block_size(math.prod(train.image_shape))
+    block = block_size(context.numel)
     return FeatureSpace("pca", dim, description, None, lambda x: (x.flatten(1) - mean) @ axes, block)

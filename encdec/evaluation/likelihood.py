@@ -1,16 +1,16 @@
 """Log-likelihood of held-out images by importance sampling, and the evidence lower bound.
 
-With K codes from a proposal q, −log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) is, in expectation, an upper bound of
+With K latents from a proposal q, −log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) is, in expectation, an upper bound of
 −log p(x) that falls with K (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8). Three proposals:
 
 - the paradigm's posterior, where it has one;
-- the prior, where it has none: the K codes are shared by all images, and the bound is loose where K codes from the
-  prior seldom come close to an image;
+- the prior, where it has none: the K latents are shared by all images, and the bound is loose where K latents from
+  the prior seldom come close to an image;
 - for every paradigm a Gaussian that is fitted to each image by maximising the ELBO, the decoder fixed. This one
   treats paradigms with and without an encoder alike, and the ELBO's difference to that of an encoder's posterior is
   its amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558, eq. 4).
 
-Codes are e ~ N(0, I) before `Paradigm.prior`, so that the prior's density is known for every paradigm. Where the
+Latents are e ~ N(0, I) before `Paradigm.prior`, so that the prior's density is known for every paradigm. Where the
 decoder reads the label, the likelihood is p(x|y) of the image's own label.
 
 Observation models: Bernoulli on pixels made black or white at 0.5, a likelihood proper; Bernoulli on grey pixels,
@@ -24,9 +24,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from encdec.data import Images
-from encdec.evaluation.base import BLOCK, DRAWS, Advance, Figures, Processes, View, batches, block_size
-from encdec.evaluation.reconstruction import START_CODES, best_of
+from encdec.evaluation.context import BLOCK, Context, block_size
+from encdec.evaluation.reconstruction import START_LATENTS, best_of
+from encdec.evaluation.view import DRAWS, View
 from encdec.objectives.losses import full_precision, gaussian_kl
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
 from encdec.objectives.search import search
@@ -45,7 +45,7 @@ class Proposal(NamedTuple):
 
 @final
 class LogMeanExp:
-    """log (1/K) Σ_k w_k of log-weights that come in parts, and the effective number of the K codes."""
+    """log (1/K) Σ_k w_k of log-weights that come in parts, and the effective number of the K latents."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -67,78 +67,56 @@ class LogMeanExp:
 
     @property
     def effective_count(self) -> Tensor:
-        """(Σ w)² / Σ w², (B,): 1 where one code carries everything, so that the bound is loose; K at best."""
+        """(Σ w)² / Σ w², (B,): 1 where one latent carries everything, so that the bound is loose; K at best."""
         assert self._sum is not None and self._squares is not None, "update() was not called"  # noqa: PT018
         return (2 * self._sum - self._squares).exp()
 
 
-def evaluate_likelihood(
-    view: View,
-    test: Images,
-    num_images: int,
-    posterior_samples: int,
-    prior_samples: int,
-    steps: int,
-    sigma: float,
-    figures: Figures,
-    processes: Processes,
-    advance: Advance,
-) -> Tensor:
+def evaluate_likelihood(context: Context) -> Tensor:
     """Add the likelihoods of the first `num_images` images, in nats per image; see the module for what they are.
 
     `nll_bernoulli`, `nll_bernoulli_binary`, `nll_gaussian`: by the paradigm's own proposal (posterior or prior);
     `elbo_posterior`: by its posterior; `elbo_optimised`, `nll_optimised`: by fitted Gaussians, under the paradigm's
     own observation model (Bernoulli where it has none); `elbo_amortisation_gap`; `nll_ess` and
-    `nll_optimised_ess`: effective number of codes.
-
-    Args:
-        view: the paradigm.
-        test: the split.
-        num_images: how many of its images.
-        posterior_samples: K for a posterior and for fitted Gaussians.
-        prior_samples: K for the prior.
-        steps: of Adam, in the fit of Gaussians.
-        sigma: of the Gaussian observation model, where the paradigm has no Gaussian one of its own.
-        figures: where the figures go.
-        processes: which share the images.
-        advance: told of progress.
+    `nll_optimised_ess`: effective number of latents.
 
     Returns:
         The means of the fitted Gaussians, (n, dim).
     """
+    view, processes = context.view, context.processes
     own = getattr(view.paradigm, "observation", Bernoulli())
-    gaussian = own if isinstance(own, Gaussian) else Gaussian(sigma)
+    gaussian = own if isinstance(own, Gaussian) else Gaussian(context.sigma)
     observations: dict[str, Observation] = {"bernoulli": Bernoulli(), "gaussian": gaussian}
     if not isinstance(own, Bernoulli | Gaussian):
         observations["own"] = own
     own_name = next(name for name, known in observations.items() if type(known) is type(own))
-    n = min(num_images, len(test.labels))
+    n = min(context.num_images, len(context.test.labels))
     share = processes.share(n)
     columns: dict[str, list[Tensor]] = {}
     means = []
     done = 0
     # a block holds both the images and as many decodings
-    for batch in batches(test, share, view.device, block_size(math.prod(test.image_shape), 1024)):
+    for batch in context.batches("test", share, block_size(context.numel, 1024)):
         binary = batch._replace(x=(batch.x >= 0.5).to(batch.x.dtype))
         posterior = _posterior(view, batch)
         found: dict[str, Tensor] = {}
         if posterior is None:
-            grey = prior_likelihoods(view, batch, observations, prior_samples)
-            black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, prior_samples)
+            grey = prior_likelihoods(view, batch, observations, context.prior_samples)
+            black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, context.prior_samples)
         else:
-            grey, elbo = posterior_likelihoods(view, batch, posterior, observations, posterior_samples)
+            grey, elbo = posterior_likelihoods(view, batch, posterior, observations, context.posterior_samples)
             of_binary = _posterior(view, binary)
             assert of_binary is not None
             black_white, _ = posterior_likelihoods(
-                view, binary, of_binary, {"bernoulli": Bernoulli()}, posterior_samples
+                view, binary, of_binary, {"bernoulli": Bernoulli()}, context.posterior_samples
             )
             found["elbo_posterior"] = elbo[own_name]
         for name, estimate in grey.items():
             found[f"nll_{name}"] = -estimate.value
         found["nll_bernoulli_binary"] = -black_white["bernoulli"].value
         found["nll_ess"] = grey[own_name].effective_count
-        fitted = fit_posterior(view, batch, posterior, own, steps)
-        optimised, elbo = posterior_likelihoods(view, batch, fitted, {own_name: own}, posterior_samples)
+        fitted = fit_posterior(view, batch, posterior, own, context.search_steps)
+        optimised, elbo = posterior_likelihoods(view, batch, fitted, {own_name: own}, context.posterior_samples)
         found["elbo_optimised"] = elbo[own_name]
         found["nll_optimised"] = -optimised[own_name].value
         found["nll_optimised_ess"] = optimised[own_name].effective_count
@@ -148,24 +126,28 @@ def evaluate_likelihood(
             columns.setdefault(name, []).append(values)
         means.append(fitted.mean)
         done += len(batch.x)
-        advance(done / len(share))
-    k = f"posterior, K = {posterior_samples:,}" if "elbo_posterior" in columns else f"prior, K = {prior_samples:,}"
-    fitted_k = f"{own_name}, fitted posterior, K = {posterior_samples:,}"
+        context.advance(done / len(share))
+    k = (
+        f"posterior, K = {context.posterior_samples:,}"
+        if "elbo_posterior" in columns
+        else f"prior, K = {context.prior_samples:,}"
+    )
+    fitted_k = f"{own_name}, fitted posterior, K = {context.posterior_samples:,}"
     units = {
         "nll_bernoulli": f"nats per image, grey pixels; {k}",
         "nll_bernoulli_binary": f"nats per image, pixels binarised at 0.5; {k}",
         "nll_gaussian": f"nats per image, grey pixels, σ = {gaussian.sigma:g}; {k}",
         "nll_own": f"nats per image, {type(own).__name__}; {k}",
-        "nll_ess": f"effective codes; {k}",
+        "nll_ess": f"effective samples; {k}",
         "nll_optimised": f"nats per image, {fitted_k}",
-        "nll_optimised_ess": f"effective codes; {fitted_k}",
+        "nll_optimised_ess": f"effective samples; {fitted_k}",
         "elbo_posterior": f"nats per image, {own_name}",
         "elbo_optimised": f"nats per image, {own_name}, fitted posterior",
         "elbo_amortisation_gap": f"nats per image, {own_name}",
     }
     for name in columns:
         values = processes.merge(torch.cat(columns[name]), n).cpu()
-        figures.add(name, values, units[name])
+        context.metrics.add(name, values, units[name])
     return processes.merge(torch.cat(means), n)
 
 
@@ -177,16 +159,16 @@ def _posterior(view: View, batch: Batch) -> Proposal | None:
 def prior_likelihoods(
     view: View, batch: Batch, observations: dict[str, Observation], samples: int
 ) -> dict[str, LogMeanExp]:
-    """log p(x) of each image by K = `samples` codes from the prior, which all images share."""
+    """log p(x) of each image by K = `samples` latents from the prior, which all images share."""
     estimates = {name: LogMeanExp() for name in observations}
     if view.reads_labels:
         groups = [batch.y == label for label in batch.y.unique()]
     else:
         groups = [torch.ones_like(batch.y, dtype=torch.bool)]
     size = block_size(batch.x[0].numel())
-    for codes in torch.arange(samples).split(size):
-        z = view.prior(view.noise(DRAWS["prior_codes"], codes))
-        log_weights = {name: batch.x.new_empty(len(batch.x), len(codes)) for name in observations}
+    for draws in torch.arange(samples).split(size):
+        z = view.prior(view.noise(DRAWS["prior_codes"], draws))
+        log_weights = {name: batch.x.new_empty(len(batch.x), len(draws)) for name in observations}
         for group in groups:
             logits = view.decode(z, batch.y[group][:1].expand(len(z)))
             for name, observation in observations.items():
@@ -199,7 +181,7 @@ def prior_likelihoods(
 def posterior_likelihoods(
     view: View, batch: Batch, proposal: Proposal, observations: dict[str, Observation], samples: int
 ) -> tuple[dict[str, LogMeanExp], dict[str, Tensor]]:
-    """log p(x) of each image by K = `samples` codes from a proposal, and the ELBO by the same codes, (B,)."""
+    """log p(x) of each image by K = `samples` latents from a proposal, and the ELBO by the same ones, (B,)."""
     estimates = {name: LogMeanExp() for name in observations}
     elbos = {name: torch.zeros(len(batch.x), dtype=torch.float64, device=view.device) for name in observations}
     kl = gaussian_kl(*proposal).double()
@@ -222,10 +204,10 @@ def posterior_likelihoods(
 def fit_posterior(view: View, batch: Batch, start: Proposal | None, observation: Observation, steps: int) -> Proposal:
     """The Gaussian q(e|x) of each image that maximises its ELBO, by Adam on mean and log-variance.
 
-    Begins at the posterior `start`, or where there is none at the most likely of `START_CODES` codes from the prior.
+    Begins at the posterior `start`, or where there is none at the most likely of `START_LATENTS` from the prior.
     """
     if start is None:
-        e = view.noise(DRAWS["start_codes"], torch.arange(START_CODES))
+        e = view.noise(DRAWS["start_codes"], torch.arange(START_LATENTS))
         best = best_of(view, batch, view.prior(e), observation.nll_matrix)
         mean = full_precision(e)[best]
         start = Proposal(mean, torch.full_like(mean, _START_LOG_VAR))

@@ -1,6 +1,6 @@
-"""Reconstruction through an encoder, and through the best codes that can be found without one.
+"""Reconstruction through an encoder, and through the best latents that can be found without one.
 
-The decoder is fixed, and each image's code is optimised on its own. So every paradigm is asked the same question,
+The decoder is fixed, and each image's latent is optimised on its own. So every paradigm is asked the same question,
 how well its decoder *can* draw an image, and where there is an encoder, the difference is what the encoder gives
 away for answering at once: the amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558).
 """
@@ -11,68 +11,60 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from encdec.data import Images
-from encdec.evaluation.base import DRAWS, Advance, Figures, Processes, View, batches, block_size
+from encdec.evaluation.context import Context
+from encdec.evaluation.view import DRAWS, View
 from encdec.objectives.losses import full_precision, pixel_means, squared_error, squared_error_matrix
 from encdec.objectives.search import search
 from encdec.types import Batch
 
-START_CODES = 512
-"""Codes from the prior among which each image's search begins at the best."""
+START_LATENTS = 512
+"""Latents from the prior among which each image's search begins at the best."""
 _RATE = 0.1  # of Adam, in units of the prior's standard deviation; falls to 0 along a cosine
 
 Matrix = Callable[[Tensor, Tensor], Tensor]
 """What decodings (K, …) cost images (B, …): logits and images to (B, K)."""
 
 
-def evaluate_reconstruction(
-    view: View, test: Images, num_images: int, steps: int, figures: Figures, processes: Processes, advance: Advance
-) -> Tensor:
-    """Add `mse_optimised`; and where images have codes `mse_encoder` and `mse_amortisation_gap`.
+def evaluate_reconstruction(context: Context) -> Tensor:
+    """Add `mse_optimised`; and where images have latents `mse_encoder` and `mse_amortisation_gap`.
 
-    Args:
-        view: the paradigm.
-        test: the split; its first `num_images` images are reconstructed.
-        num_images: how many.
-        steps: of Adam, in the search for codes.
-        figures: where the figures go: MSE per pixel, mean over images.
-        processes: which share the images.
-        advance: told of progress.
+    All are MSE per pixel, means over the first `num_images` test images.
 
     Returns:
-        The optimised codes, (n, dim), n the smaller of `num_images` and the size of the split.
+        The optimised latents, (n, dim), n the smaller of `num_images` and the size of the split.
     """
-    n, numel = min(num_images, len(test.labels)), math.prod(test.image_shape)
-    codes, errors = [], []
+    view, metrics, processes = context.view, context.metrics, context.processes
+    n = min(context.num_images, len(context.test.labels))
+    latents, errors = [], []
     share = processes.share(n)
-    for batch in batches(test, share, view.device, block_size(numel)):
+    for batch in context.batches("test", share):
         encoded = view.encode(batch)
-        z, error = optimise_codes(view, batch, encoded, steps)
+        z, error = optimize_latents(view, batch, encoded, context.search_steps)
         through_encoder = error.new_zeros(len(error)) if encoded is None else _error(view, encoded, batch)
-        codes.append(z)
-        errors.append(torch.stack([error, through_encoder], dim=1) / numel)
-        advance(sum(map(len, codes)) / len(share))
+        latents.append(z)
+        errors.append(torch.stack([error, through_encoder], dim=1) / context.numel)
+        context.advance(sum(map(len, latents)) / len(share))
     merged = processes.merge(torch.cat(errors), n).cpu()
-    figures.add("mse_optimised", merged[:, 0], "per pixel")
+    metrics.add("mse_optimised", merged[:, 0], "per pixel")
     if encoded is not None:
-        figures.add("mse_encoder", merged[:, 1], "per pixel")
-        figures.add("mse_amortisation_gap", merged[:, 1] - merged[:, 0], "per pixel")
-    return processes.merge(torch.cat(codes), n)
+        metrics.add("mse_encoder", merged[:, 1], "per pixel")
+        metrics.add("mse_amortisation_gap", merged[:, 1] - merged[:, 0], "per pixel")
+    return processes.merge(torch.cat(latents), n)
 
 
-def optimise_codes(view: View, batch: Batch, encoded: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
-    """The codes with the least squared error, by Adam from the best of `encoded` and of `START_CODES` of the prior.
+def optimize_latents(view: View, batch: Batch, encoded: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+    """The latents with the least squared error, by Adam from the best of `encoded` and of `START_LATENTS` of the prior.
 
     Returns:
-        Codes (B, dim), and the squared error of each image summed over pixels, (B,): never above that of the start.
+        Latents (B, dim), and the squared error of each image summed over pixels, (B,): never above that of the start.
     """
-    e = view.noise(DRAWS["start_codes"], torch.arange(START_CODES))
+    e = view.noise(DRAWS["start_codes"], torch.arange(START_LATENTS))
     prior = full_precision(view.prior(e))
     z = prior[best_of(view, batch, prior, lambda logits, x: squared_error_matrix(pixel_means(logits), x))]
     if encoded is not None:
         better = _error(view, encoded, batch) < _error(view, z, batch)
         z = torch.where(better[:, None], full_precision(encoded), z)
-    # a step of one size for all dimensions would not suit codes of any scale, such as an autoencoder's
+    # a step of one size for all dimensions would not suit latents of any scale, such as an autoencoder's
     scale = prior.std(0)
     scale = scale.clamp(min=1e-3 * scale.max()) if scale.max() > 0 else torch.ones_like(scale)
     moves = search(
@@ -88,7 +80,7 @@ def optimise_codes(view: View, batch: Batch, encoded: Tensor | None, steps: int)
 
 
 def best_of(view: View, batch: Batch, z: Tensor, cost: Matrix) -> Tensor:
-    """Which of the codes z (K, dim) costs each image least, (B,); read with the image's own label."""
+    """Which of the latents z (K, dim) costs each image least, (B,); read with the image's own label."""
     if not view.reads_labels:
         return cost(view.decode(z, torch.zeros_like(batch.y[:1]).expand(len(z))), batch.x).argmin(1)
     best = torch.zeros_like(batch.y)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from encdec import __version__
-from encdec.evaluation.base import Figures
+from encdec.evaluation.results import Metrics
 from encdec.files import written_whole
 from encdec.formats import REPORT_ENDING
 
@@ -44,36 +44,36 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def figures_as_dict(figures: Figures) -> dict[str, dict[str, Any]]:
-    """Every figure with its unit and, where it has them, its standard error and its reference."""
+def metrics_as_dict(metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Every metric with its unit and, where it has them, its standard error and its reference."""
     return {
         name: {
             key: value
             for key, value in {
-                "value": figure.value,
-                "standard_error": figure.standard_error,
-                "unit": figure.unit,
-                "reference": figure.reference,
-                "reference_name": figure.reference_name,
+                "value": metric.value,
+                "standard_error": metric.standard_error,
+                "unit": metric.unit,
+                "reference": metric.reference,
+                "reference_name": metric.reference_name,
             }.items()
             if value not in (None, "")
         }
-        for name, figure in figures.values.items()
+        for name, metric in metrics.values.items()
     }
 
 
 def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
-    """Write a report as STEM.evaluation.json and, its figures in one row, as STEM.evaluation.csv; each when asked for.
+    """Write a report as STEM.evaluation.json and, its metrics in one row, as STEM.evaluation.csv; each when asked for.
 
     A file is there whole or not at all. What JSON lacks is written as text: a setting that is infinite, a date, a
     path that is not UTF-8.
     """
     row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "step")}
     row |= {"data": report["data"]["class"], "fingerprint": report["data"]["fingerprint"]}
-    for name, figure in report["figures"].items():
-        row[name] = figure["value"]
-        if "standard_error" in figure:
-            row[f"{name}_standard_error"] = figure["standard_error"]
+    for name, metric in report["figures"].items():
+        row[name] = metric["value"]
+        if "standard_error" in metric:
+            row[f"{name}_standard_error"] = metric["standard_error"]
     lines = io.StringIO()
     writer = csv.DictWriter(lines, row)
     writer.writeheader()

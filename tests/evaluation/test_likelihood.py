@@ -1,11 +1,10 @@
-"""Likelihoods and optimised codes, against a model whose likelihood and best codes are known in closed form.
+"""Likelihoods and optimised latents, against a model whose likelihood and best latents are known in closed form.
 
 Its decoder is linear: x = b + Wz + noise of σ, so that x ~ N(b, WWᵀ + σ²I) and z|x is Gaussian too. The columns of
 W are orthogonal, so that z|x has a diagonal covariance.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from encdec.data import Images, InMemoryImages
-from encdec.evaluation import base, likelihood
-from encdec.evaluation.base import Figures, Processes, View
+from encdec.evaluation import context, likelihood
 from encdec.evaluation.likelihood import (
     LogMeanExp,
     Proposal,
@@ -24,11 +22,16 @@ from encdec.evaluation.likelihood import (
     posterior_likelihoods,
     prior_likelihoods,
 )
-from encdec.evaluation.reconstruction import evaluate_reconstruction, optimise_codes
+from encdec.evaluation.reconstruction import evaluate_reconstruction, optimize_latents
+from encdec.evaluation.results import Metrics
+from encdec.evaluation.view import View
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
 from encdec.paradigms import Paradigm
 from encdec.types import Batch, Conditioning
 
+from .helpers import context_of
+
+pytestmark = pytest.mark.usefixtures("no_grad")
 DIM, PIXELS, SIGMA = 2, 8, 0.1
 MEAN = 0.5
 AXES = torch.linalg.qr(torch.randn(PIXELS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
@@ -95,14 +98,9 @@ def exact_nll(images: Images, labelled: bool = False) -> Tensor:
 
 
 def whole(images: Images) -> Batch:
-    (batch,) = base.batches(images, torch.arange(len(images.labels)), torch.device("cpu"), 10_000)
+    whole_split = torch.arange(len(images.labels))
+    (batch,) = context_of(View(LinearGaussian()), images).batches("test", whole_split, 10_000)
     return batch
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def test_log_mean_exp_of_parts_is_that_of_the_whole() -> None:
@@ -161,20 +159,16 @@ def test_a_fitted_posterior_is_the_exact_one(bias: float) -> None:
     torch.testing.assert_close(fitted.log_var, truth[1], rtol=0, atol=0.3)
 
 
-def evaluated(paradigm: Paradigm, images: Images, processes: Processes | None = None, **changes: Any) -> Figures:
-    settings = {"num_images": 10_000, "posterior_samples": 16, "prior_samples": 500, "steps": 100, "sigma": 0.3}
-    figures = Figures()
-    evaluate_likelihood(
-        View(paradigm), images, **(settings | changes), figures=figures, processes=processes or Processes(),
-        advance=lambda done: None,
-    )  # fmt: skip
-    return figures
+def evaluated(paradigm: Paradigm, images: Images, **changes: Any) -> Metrics:
+    run = context_of(View(paradigm), images, **changes)
+    evaluate_likelihood(run)
+    return run.metrics
 
 
 def test_the_amortisation_gap_is_what_a_wrong_encoder_loses() -> None:
     """A posterior of the right variance whose mean is off by b loses ½ b² Σ precision nats."""
     images = drawn(60)
-    found = evaluated(LinearGaussian(0.3), images, steps=300, posterior_samples=256).values
+    found = evaluated(LinearGaussian(0.3), images, search_steps=300, posterior_samples=256).values
     lost = 0.5 * 0.3**2 * float((1 + WEIGHT.square().sum(0) / SIGMA**2).sum())
     assert found["elbo_amortisation_gap"].value == pytest.approx(lost, rel=0.05)
     assert found["elbo_optimised"].value == pytest.approx(-exact_nll(images).mean().item(), abs=0.02)
@@ -212,33 +206,32 @@ def test_bernoulli_likelihoods_on_grey_and_on_binarised_pixels() -> None:
 
 
 @pytest.mark.parametrize("with_posterior", [True, False])
-def test_figures_do_not_depend_on_the_batch_size(with_posterior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_do_not_depend_on_the_batch_size(with_posterior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = LinearGaussian(0.2, with_posterior=with_posterior), drawn(30)
     first = evaluated(model, images).values
-    for module in (base, likelihood):
+    for module in (context, likelihood):
         monkeypatch.setattr(module, "BLOCK", 40)
-    for name, figure in evaluated(model, images).values.items():
-        assert figure.value == pytest.approx(first[name].value, rel=1e-4), name
+    for name, metric in evaluated(model, images).values.items():
+        assert metric.value == pytest.approx(first[name].value, rel=1e-4), name
 
 
-def test_optimised_codes_are_least_squares() -> None:
+def test_optimized_latents_are_least_squares() -> None:
     images, view = drawn(40), View(LinearGaussian(with_posterior=False))
     batch = whole(images)
-    codes, errors = optimise_codes(view, batch, None, 200)
+    latents, errors = optimize_latents(view, batch, None, 200)
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
-    torch.testing.assert_close(codes.double(), best, rtol=0, atol=0.05)
+    torch.testing.assert_close(latents.double(), best, rtol=0, atol=0.05)
     torch.testing.assert_close(errors.double(), (residual - best @ WEIGHT.T).square().sum(1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0])
 def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> None:
-    images, figures = drawn(40), Figures()
-    codes = evaluate_reconstruction(
-        View(LinearGaussian(bias)), images, 25, 200, figures, Processes(), advance=lambda done: None
-    )
-    assert codes.shape == (25, DIM)
-    values = {name: figure.value for name, figure in figures.values.items()}
+    images = drawn(40)
+    run = context_of(View(LinearGaussian(bias)), images, num_images=25, search_steps=200)
+    latents = evaluate_reconstruction(run)
+    assert latents.shape == (25, DIM)
+    values = {name: metric.value for name, metric in run.metrics.values.items()}
     batch = whole(images).rows(slice(25))
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
@@ -256,4 +249,4 @@ def test_a_search_never_ends_above_its_start() -> None:
     assert encoded is not None
     start = ((view.decode(encoded, batch.y).sigmoid() - batch.x) ** 2).flatten(1).sum(1)
     for steps in (0, 1, 3):
-        assert (optimise_codes(view, batch, encoded, steps)[1] <= start + 1e-6).all()
+        assert (optimize_latents(view, batch, encoded, steps)[1] <= start + 1e-6).all()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from encdec.callbacks import evaluate
+from encdec.callbacks import evaluation_images
 from encdec.evaluation.grids import as_png, as_rgb, drawing, enlarge, grid, thumbnails
-from encdec.evaluation.latent_pictures import latent_map
+from encdec.evaluation.latent_images import latent_map
 from encdec.tables import print_table
 from tests.conftest import RunCLI, events
 
@@ -100,7 +100,7 @@ def test_test_writes_its_report_before_it_draws(
         assert report.is_file()
         raise ValueError("no [picture]\nhere")
 
-    monkeypatch.setattr("encdec.evaluation.latent_pictures.latent_map", fail)
+    monkeypatch.setattr("encdec.evaluation.latent_images.latent_map", fail)
     capsys.readouterr()
     cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
     out, err = capsys.readouterr()
@@ -121,7 +121,7 @@ def test_ctrl_c_while_it_draws_says_what_was_written(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(evaluate._PICTURES, "interpolations", interrupt)
+    monkeypatch.setitem(evaluation_images._IMAGES, "interpolations", interrupt)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
@@ -137,7 +137,7 @@ def test_a_training_does_not_end_by_a_picture(
     def fail(*_: object) -> None:
         raise ValueError("no picture")
 
-    for module in ("images", "floors"):
+    for module in ("image_grids", "log_floors"):
         monkeypatch.setattr(f"encdec.callbacks.{module}.grid", fail)
     cli("fit", "--config", "configs/vae.yaml", *data(1, 8, 8), *FIT)
     assert (odd / CHECKPOINT).is_file()

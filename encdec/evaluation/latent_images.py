@@ -1,4 +1,4 @@
-"""Figures of an evaluation as images: interpolations, and a map of codes."""
+"""The latent space as images: interpolations, and a map of latents."""
 
 import warnings
 
@@ -6,23 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encdec.data import Images
-from encdec.evaluation.base import DRAWS, View, batches
+from encdec.evaluation.context import Context
 from encdec.evaluation.grids import enlarge, grid
+from encdec.evaluation.view import DRAWS
 from encdec.objectives.losses import pixel_means
 from encdec.text import printable
 
 _WIDTH, _HEIGHT, _DPI = 800, 700, 100
-_MOST_CLASSES = 20  # more colours than these can't be told apart
+_MOST_CLASSES = 20  # more colors than these can't be told apart
 _LONGEST_NAME = 20
 
 
-def strip_codes(ends: Tensor, steps: int) -> Tensor:
-    """Codes on straight lines from each code of the first half to its partner in the second half.
+def strip_latents(ends: Tensor, steps: int) -> Tensor:
+    """Latents on straight lines from each latent of the first half to its partner in the second half.
 
     Args:
         ends: (2R, d).
-        steps: codes of a line, both ends included.
+        steps: latents of a line, both ends included.
 
     Returns:
         (R, steps, d), in the precision of `ends`.
@@ -32,33 +32,34 @@ def strip_codes(ends: Tensor, steps: int) -> Tensor:
     return torch.lerp(first[:, None], last[:, None], weights)
 
 
-def interpolations(view: View, test: Images, rows: int = 8, steps: int = 9) -> Tensor:
-    """Decodings along straight lines between codes, one line in each row, (3, H', W') in [0, 1].
+def interpolations(context: Context, rows: int = 8, steps: int = 9) -> Tensor:
+    """Decodings along straight lines between latents, one line in each row, (3, H', W') in [0, 1].
 
-    The ends are the codes of the first test images where images have codes, and codes from the prior otherwise. A
-    decoder that reads labels is told that of the line's first image.
+    The ends are the latents of the first test images where images have latents, and latents from the prior
+    otherwise. A decoder that reads labels is given that of the line's first image.
     """
-    positions = torch.arange(min(2 * rows, len(test.labels) // 2 * 2))
+    view = context.view
+    positions = torch.arange(min(2 * rows, len(context.test.labels) // 2 * 2))
     ends = None
     if len(positions):
-        batch = next(batches(test, positions, view.device, len(positions)))
+        batch = next(context.batches("test", positions, len(positions)))
         ends, labels = view.encode(batch), batch.y
     if ends is None:
         ends = view.prior(view.noise(DRAWS["interpolations"], torch.arange(2 * rows)))
         labels = torch.arange(2 * rows, device=view.device) % view.paradigm.num_classes
-    z = strip_codes(ends, steps)
+    z = strip_latents(ends, steps)
     y = labels[: len(z)].repeat_interleave(steps)
     return enlarge(grid(pixel_means(view.decode(z.flatten(0, 1), y)), steps))
 
 
-def latent_map(codes: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tensor:
-    """Codes in a plane, coloured by class, with a legend: (3, 700, 800) in [0, 1].
+def latent_map(latents: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tensor:
+    """Latents in a plane, colored by class, with a legend: (3, 700, 800) in [0, 1].
 
-    Two numbers are drawn as they are. Of longer codes the first two principal components are drawn, with the share
-    of the codes' variance that each has; a single number is drawn with one row for each class.
+    Two numbers are drawn as they are. Of longer latents the first two principal components are drawn, with the share
+    of the latents' variance that each has; a single number is drawn with one row for each class.
 
     Args:
-        codes: (n, d).
+        latents: (n, d).
         labels: int64, (n,).
         classes: name of each label; those after the twentieth are drawn in grey.
     """
@@ -68,9 +69,9 @@ def latent_map(codes: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tenso
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    points, axis_names = _plane(codes.detach().double().cpu(), labels.cpu())
+    points, axis_names = _plane(latents.detach().double().cpu(), labels.cpu())
     palette = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    colours = np.array([palette(i) if i < _MOST_CLASSES else (0.6, 0.6, 0.6, 1.0) for i in range(len(classes))])
+    colors = np.array([palette(i) if i < _MOST_CLASSES else (0.6, 0.6, 0.6, 1.0) for i in range(len(classes))])
     names = [_short(name) for name in classes[:_MOST_CLASSES]]
     if len(classes) > _MOST_CLASSES:
         names.append(f" {len(classes) - _MOST_CLASSES} others")
@@ -81,14 +82,14 @@ def latent_map(codes: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tenso
     # one call for all classes, so that none is drawn on top of the others
     size = float(np.clip(20_000 / max(len(points), 1), 4, 30))
     x, y = points.T.numpy()
-    axes.scatter(x, y, s=size, c=colours[labels.cpu().numpy()], alpha=0.7, linewidths=0)
+    axes.scatter(x, y, s=size, c=colors[labels.cpu().numpy()], alpha=0.7, linewidths=0)
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])
     axes.margins(0.03)
-    if codes.shape[1] == 1:
+    if latents.shape[1] == 1:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(classes) > 1:
-        dots = [Line2D([], [], linestyle="", marker="o", color=colours[i]) for i in range(len(names))]
+        dots = [Line2D([], [], linestyle="", marker="o", color=colors[i]) for i in range(len(names))]
         legend = figure.legend(dots, names, loc="outside right center", frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a class may be called $x
@@ -106,11 +107,11 @@ def _short(name: str) -> str:
 
 
 def _plane(z: Tensor, labels: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """What to draw of codes (n, d), (n, 2), and what to write at both axes."""
+    """What to draw of latents (n, d), (n, 2), and what to write at both axes."""
     if z.shape[1] == 1:
-        return torch.stack([z[:, 0], labels.double()], dim=1), ("code", "class")
+        return torch.stack([z[:, 0], labels.double()], dim=1), ("latent", "class")
     if z.shape[1] == 2:
-        return z, ("first number of the code", "second number of the code")
+        return z, ("first number of the latent", "second number of the latent")
     centred = z - z.mean(0)
     variances, directions = torch.linalg.eigh(centred.T @ centred)
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)[:, :2]

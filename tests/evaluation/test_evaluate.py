@@ -1,4 +1,4 @@
-"""The one evaluation, through the command line: files, TensorBoard, repeatability, bad input; and the comparison."""
+"""The one evaluation, through the command line: files, TensorBoard, repeatability, bad input."""
 
 import csv
 import json
@@ -13,13 +13,11 @@ import torch
 
 import encdec
 from encdec import plugins
-from encdec.cli import compare
 from encdec.data import Digits, InMemoryImages
 from encdec.data.base import fingerprint
-from encdec.evaluation.base import Figures, Processes
 from encdec.paradigms import Paradigm
 from tests import killing
-from tests.conftest import ROOT, RunCLI, encdec_in, events
+from tests.conftest import ROOT, RunCLI, events
 
 SMALL = ("--evaluation.num_images=60", "--evaluation.num_samples=80", "--evaluation.posterior_samples=4",
          "--evaluation.prior_samples=200", "--evaluation.code_steps=8")  # fmt: skip
@@ -321,103 +319,3 @@ def test_bad_settings_are_sentences(
     assert stop.value.code == 2
     assert words in err
     assert len(err.splitlines()) == 1
-
-
-def test_figures_refuse_what_is_not_a_number() -> None:
-    figures = Figures()
-    figures.add("a", float("nan"), "u", undefined="there is nothing to measure")
-    figures.add("b", torch.tensor([1.0, 2.0, 6.0]), "u")
-    figures.add("c", torch.tensor([4.0]), "u")
-    assert figures.undefined == {"a": "there is nothing to measure"}
-    assert figures.values["b"].value == 3
-    assert figures.values["b"].standard_error == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
-    assert figures.values["c"].standard_error is None
-
-
-@pytest.mark.parametrize("total", [1, 2, 7, 9])
-def test_shares_of_processes_merge_in_order(total: int) -> None:
-    values = torch.arange(3 * total).reshape(total, 3)
-    parts = [values[Processes(rank, 3).share(total)] for rank in range(3)]
-    longest = max(map(len, parts))
-    padded = [torch.cat([part, part.new_zeros(longest - len(part), 3)]) for part in parts]
-    for rank in range(3):
-        assert torch.equal(Processes(rank, 3, lambda _: padded).merge(parts[rank], total), values)
-
-
-def test_fingerprints_tell_data_apart() -> None:
-    images = Digits().splits["val"]
-    same = Digits(batch_size=7).splits["val"]
-    assert fingerprint(images) == fingerprint(same)
-    assert isinstance(images, InMemoryImages)
-    other = InMemoryImages(images.pixels[images.rows].clone(), images.labels, images.classes)
-    assert fingerprint(other) == fingerprint(images), "it is of the images, however they are kept"
-    other.pixels[3, 0, 2, 2] ^= 1
-    assert fingerprint(other) != fingerprint(images)
-
-
-# ---------------------------------------------------------------------- compare
-
-
-def write_report(folder: Path, name: str, seed: int, data: str = "d", **figures: float) -> None:
-    path = folder / name / f"version_{seed}" / "checkpoints" / "last.evaluation.json"
-    path.parent.mkdir(parents=True)
-    content = {figure: {"value": value, "unit": "per pixel"} for figure, value in figures.items()}
-    content |= {k: {**v, "reference": 0.5, "reference_name": "floor"} for k, v in content.items() if k == "mse"}
-    report = {"name": name, "seed": seed, "figures": content, "data": {"fingerprint": data}}
-    path.write_text(json.dumps(report))
-
-
-def test_compare_shows_mean_and_spread_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed, mse in enumerate([0.1, 0.2, 0.3]):
-        write_report(tmp_path, "vae", seed, mse=mse, mse_encoder=1234.5 + seed)
-    write_report(tmp_path, "noenc", 0, mse=0.5)
-    compare.main([str(tmp_path), "--markdown"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "|  | seeds | mse | mse_encoder |"
-    assert lines[2] == "| noenc | 1 | 0.5 |  |"
-    assert lines[3] == "| vae | 3 | 0.2 ± 0.1 | 1236 ± 1 |"
-    assert "mse: per pixel; to compare with: 0.5 floor" in lines
-    assert not [line for line in lines if line.startswith("Careful")]
-
-
-def test_compare_warns_of_runs_that_cant_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_report(tmp_path, "a", 0, mse=0.1)
-    write_report(tmp_path, "b", 0, data="other", mse=0.1)
-    compare.main([str(tmp_path)])
-    assert "Careful: these runs were evaluated with different data." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "words"),
-    [
-        (["nowhere"], 2, "There is no 'nowhere'"),
-        (["empty"], 1, "empty holds no last.evaluation.json: run `python -m encdec test"),
-        (["damaged"], 1, "can't be read as an evaluation (JSONDecodeError)"),
-        (["foreign"], 1, "can't be read as an evaluation (KeyError)"),
-        (["good", "--figures=mse,fid"], 2, "No run has a figure 'fid'; known are mse"),
-    ],
-)
-def test_compare_says_what_is_wrong(
-    args: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    write_report(tmp_path / "good", "vae", 0, mse=0.1)
-    for name, text in {"damaged": '{"name": ', "foreign": '{"figures": {}}'}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.evaluation.json").write_text(text)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit) as stop:
-        compare.main(args)
-    assert stop.value.code == code
-    err = capsys.readouterr().err
-    assert words in err
-    assert len(err.splitlines()) == 1
-
-
-def test_compare_is_a_command(project: Path) -> None:
-    write_report(project / "lightning_logs", "vae", 0, mse=0.25)
-    result = encdec_in(project, "compare")
-    assert result.returncode == 0, result.stderr
-    assert "0.25" in result.stdout
-    assert "compare" in encdec_in(project, "compere").stderr

@@ -1,0 +1,186 @@
+"""`compare`: what it prints, in terminals of any width, and what it says where there is nothing to compare."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from encdec.cli import compare
+from tests.conftest import ENVIRONMENT, ROOT, RunCLI, encdec_in
+
+from .reports import Capture, report_of, table_of, write
+
+NAMES = [
+    "vae[k=8]",
+    "[bold]vae[/bold]",
+    "[/]",
+    "a|b",
+    ":smile:",
+    "line\nbreak",
+    "\x1b[31mred",
+    "\ud800",
+    "",
+    "日本語",
+    "a\\b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name: str, tmp_path: Path, capsys: Capture) -> None:
+    report = report_of(name)
+    report["figures"][f"f{name}"] = {"value": 0.125, "unit": name, "reference": 1, "reference_name": name}
+    write(tmp_path, report)
+    compare.main([str(tmp_path), "--figures=all"])
+    out = capsys.readouterr().out
+    seen = {"line\nbreak": r"line\nbreak", "\x1b[31mred": r"\x1b[31mred", "\ud800": r"\ud800", "": "(no name)"}
+    assert f"│ {seen.get(name, name)} " in out
+    assert out.isprintable() or all(line.isprintable() for line in out.splitlines())
+    rows, _ = table_of(tmp_path, capsys)
+    assert [*rows] == [seen.get(name, name).replace("\\", "\\\\").replace("|", "\\|")]
+
+
+def in_terminal(width: int, folder: Path, *args: str) -> str:
+    """What `compare` prints in a terminal of that width."""
+    ours, theirs = pty.openpty()
+    printed = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                printed.extend(os.read(ours, 65536))
+            except OSError:  # the other end is closed
+                return
+
+    environment = ENVIRONMENT | {"COLUMNS": str(width), "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    reader = threading.Thread(target=read)
+    reader.start()
+    subprocess.run([sys.executable, "-m", "encdec", "compare", str(folder), *args], stdout=theirs, cwd=ROOT,
+                   env=environment, check=True)  # fmt: skip
+    os.close(theirs)
+    reader.join()
+    os.close(ours)
+    return printed.decode()
+
+
+@pytest.mark.parametrize("runs", [2, 12])
+def test_a_narrow_terminal_cuts_no_number(runs: int, tmp_path: Path) -> None:
+    numbers = []
+    for version in range(runs):
+        report = report_of("vae", 0, beta=version)
+        for i, name in enumerate(compare.FIGURES):
+            report["figures"][name] = {"value": 0.12345 + version + 20 * i, "unit": "u"}
+            numbers.append(f"{0.12345 + version + 20 * i:.5g}")
+        write(tmp_path, report, version)
+    for width in (80, 40, 20):
+        out = in_terminal(width, tmp_path)
+        assert [number for number in numbers if number not in out] == []
+        assert "…" not in out
+        lines = [line for line in out.splitlines() if line.startswith(("│", "┃"))]
+        if width == 80:
+            assert max(map(len, lines)) <= width
+            assert all(f"beta={version}" in out for version in range(runs))
+
+
+def test_without_a_terminal_nothing_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    report = report_of("a name that is rather long, " * 5)
+    for name in compare.FIGURES:
+        report["figures"][name] = {"value": 0.12345, "unit": "u"}
+    write(tmp_path, report)
+    compare.main([str(tmp_path)])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert row.count("0.12345") == len(compare.FIGURES)
+    assert row.count("a name that is rather long") == 5
+
+
+# ---------------------------------------------------------------------- what `test` writes
+
+
+def test_runs_of_one_name_with_other_settings_are_told_apart(cli: RunCLI, project: Path, capsys: Capture) -> None:
+    """The commands that `fit` prints, and then `compare`."""
+    for seed, beta in ((0, 0.5), (0, 4), (1, 4)):
+        cli("fit", "--config", "configs/vae.yaml", f"--seed_everything={seed}", f"--model.beta={beta}",
+            "--trainer.max_epochs=1", "--images.every_n_epochs=100")  # fmt: skip
+    for version in range(3):
+        cli("test", f"--ckpt_path=lightning_logs/vae/version_{version}/checkpoints/best.ckpt",
+            "--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.code_steps=1",
+            )  # fmt: skip
+    capsys.readouterr()
+    rows, below = table_of(Path("lightning_logs"), capsys)
+    assert {name: cells[0] for name, cells in rows.items()} == {"vae beta=0.5": "1", "vae beta=4": "2"}
+    assert "checkpoint: best.ckpt (3 runs)" in below
+    assert not [line for line in below if "Careful" in line]
+    assert encdec_in(project, "compare").returncode == 0
+
+
+# ---------------------------------------------------------------------- means over seeds
+
+
+def write_report(folder: Path, name: str, seed: int, data: str = "d", **figures: float) -> None:
+    path = folder / name / f"version_{seed}" / "checkpoints" / "last.evaluation.json"
+    path.parent.mkdir(parents=True)
+    content = {figure: {"value": value, "unit": "per pixel"} for figure, value in figures.items()}
+    content |= {k: {**v, "reference": 0.5, "reference_name": "floor"} for k, v in content.items() if k == "mse"}
+    report = {"name": name, "seed": seed, "figures": content, "data": {"fingerprint": data}}
+    path.write_text(json.dumps(report))
+
+
+def test_compare_shows_mean_and_spread_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, mse in enumerate([0.1, 0.2, 0.3]):
+        write_report(tmp_path, "vae", seed, mse=mse, mse_encoder=1234.5 + seed)
+    write_report(tmp_path, "noenc", 0, mse=0.5)
+    compare.main([str(tmp_path), "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | seeds | mse | mse_encoder |"
+    assert lines[2] == "| noenc | 1 | 0.5 |  |"
+    assert lines[3] == "| vae | 3 | 0.2 ± 0.1 | 1236 ± 1 |"
+    assert "mse: per pixel; to compare with: 0.5 floor" in lines
+    assert not [line for line in lines if line.startswith("Careful")]
+
+
+def test_compare_warns_of_runs_that_cant_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(tmp_path, "a", 0, mse=0.1)
+    write_report(tmp_path, "b", 0, data="other", mse=0.1)
+    compare.main([str(tmp_path)])
+    assert "Careful: these runs were evaluated with different data." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["nowhere"], 2, "There is no 'nowhere'"),
+        (["empty"], 1, "empty holds no last.evaluation.json: run `python -m encdec test"),
+        (["damaged"], 1, "can't be read as an evaluation (JSONDecodeError)"),
+        (["foreign"], 1, "can't be read as an evaluation (KeyError)"),
+        (["good", "--figures=mse,fid"], 2, "No run has a figure 'fid'; known are mse"),
+    ],
+)
+def test_compare_says_what_is_wrong(
+    args: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_report(tmp_path / "good", "vae", 0, mse=0.1)
+    for name, text in {"damaged": '{"name": ', "foreign": '{"figures": {}}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.evaluation.json").write_text(text)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        compare.main(args)
+    assert stop.value.code == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_compare_is_a_command(project: Path) -> None:
+    write_report(project / "lightning_logs", "vae", 0, mse=0.25)
+    result = encdec_in(project, "compare")
+    assert result.returncode == 0, result.stderr
+    assert "0.25" in result.stdout
+    assert "compare" in encdec_in(project, "compere").stderr

@@ -1,0 +1,29 @@
+"""Metrics are numbers, and processes share images without loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from encdec.evaluation.processes import Processes
+from encdec.evaluation.results import Metrics
+
+
+def test_metrics_refuse_what_is_not_a_number() -> None:
+    metrics = Metrics()
+    metrics.add("a", float("nan"), "u", undefined="there is nothing to measure")
+    metrics.add("b", torch.tensor([1.0, 2.0, 6.0]), "u")
+    metrics.add("c", torch.tensor([4.0]), "u")
+    assert metrics.undefined == {"a": "there is nothing to measure"}
+    assert metrics.values["b"].value == 3
+    assert metrics.values["b"].standard_error == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
+    assert metrics.values["c"].standard_error is None
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 9])
+def test_shares_of_processes_merge_in_order(total: int) -> None:
+    values = torch.arange(3 * total).reshape(total, 3)
+    parts = [values[Processes(rank, 3).share(total)] for rank in range(3)]
+    longest = max(map(len, parts))
+    padded = [torch.cat([part, part.new_zeros(longest - len(part), 3)]) for part in parts]
+    for rank in range(3):
+        assert torch.equal(Processes(rank, 3, lambda _: padded).merge(parts[rank], total), values)
