@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import encdec
 from encdec.cli import quiet
 from encdec.data import DataModule, Images, InMemoryImages
-from encdec.data.base import Loader
+from encdec.data.loader import Loader
 from encdec.evaluation.context import Context
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood

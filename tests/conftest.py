@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 # tests run side by side, one on each core; it must be set before torch is imported
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,12 +14,14 @@ import pytest
 from lightning.pytorch import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from encdec import plugins
 from encdec.cli import main
 
 from .small_data import write_all
 
 ROOT = Path(__file__).parent.parent
 RunCLI = Callable[..., None]
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,11 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> st
     assert len(err.strip().splitlines()) == 1, err
     assert "ENCDEC_DEBUG" not in err, "it is foreseen"
     return err
+
+
+def shipped(base: type[T]) -> list[type[T]]:
+    """The classes of a kind that encdec and its loaded plugins have, without those that other tests define."""
+    return [cls for cls in plugins.subclasses(base) if cls.__module__.startswith(("encdec.", f"{plugins.PACKAGE}."))]
 
 
 def events(run: str | Path) -> EventAccumulator:

@@ -3,7 +3,7 @@
 import re
 
 from tests.cli import (
-    test_compare,
+    test_compare_damaged,
     test_config_shapes,
     test_errors,
     test_more_faults,
@@ -11,7 +11,7 @@ from tests.cli import (
     test_trainer_flags,
 )
 from tests.conftest import ROOT
-from tests.data import test_data
+from tests.data import test_contract, test_datasets
 from tests.system import test_fuzz, test_resume
 from tests.training import test_schedules
 
@@ -20,7 +20,7 @@ BAD_INPUTS = (
     test_config_shapes.CONFIGS, test_config_shapes.UNKNOWN, test_config_shapes.NULLS, test_config_shapes.FLAGS,
     test_parser_sentences.SENTENCES, test_schedules.REFUSED, test_schedules.WRONG,
     test_trainer_flags.REFUSED, test_trainer_flags.LATE,
-    test_data.FAULTS, test_data.BAD, test_compare.DAMAGED, test_more_faults.SENTENCES,
+    test_datasets.FAULTS, test_contract.BAD, test_compare_damaged.DAMAGED, test_more_faults.SENTENCES,
 )  # fmt: skip
 COUNTS = {
     "kinds of training killed or stopped at a chosen moment": len(test_resume.CASES) + len(test_resume.STOPS),

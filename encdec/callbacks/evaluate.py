@@ -20,7 +20,7 @@ from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
 from encdec.callbacks.verdicts import reference, stands_beside
 from encdec.data import DataModule
-from encdec.data.base import fingerprint
+from encdec.data.fingerprints import fingerprint
 from encdec.evaluation import report
 from encdec.evaluation.context import Advance, Context
 from encdec.evaluation.features import find_space

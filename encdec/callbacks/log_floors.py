@@ -11,7 +11,7 @@ from encdec.callbacks.image_grids import fixed_noise, tensorboard_writers
 from encdec.callbacks.keep_run import resumed_at
 from encdec.callbacks.verdicts import SAMPLES
 from encdec.data import DataModule
-from encdec.data.base import Loader
+from encdec.data.loader import Loader
 from encdec.evaluation.context import block_size
 from encdec.evaluation.grids import drawing, enlarge, grid
 from encdec.objectives.floors import PCA, Floors, Moments, pictures, principal_components

@@ -9,7 +9,7 @@ import torch
 from encdec.types import UserError
 
 if TYPE_CHECKING:
-    from encdec.data.base import Images
+    from encdec.data.images import Images
 
 
 def check_splits(name: str, train: Images, *others: Images) -> None:

@@ -7,8 +7,9 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from encdec.data.base import DataModule, Images, InMemoryImages
+from encdec.data.base import DataModule
 from encdec.data.download import fetch
+from encdec.data.images import Images, InMemoryImages
 from encdec.files import expanded
 from encdec.types import UserError
 

@@ -4,7 +4,8 @@ from typing import final
 
 import torch
 
-from encdec.data.base import DataModule, Images, InMemoryImages, random_split
+from encdec.data.base import DataModule
+from encdec.data.images import Images, InMemoryImages, random_split
 
 
 @final

@@ -5,9 +5,10 @@ from typing import Any, ClassVar, final
 
 from torchvision import datasets
 
-from encdec.data.base import DataModule, Images
+from encdec.data.base import DataModule
 from encdec.data.download import fetch
 from encdec.data.idx import is_complete, read_dataset
+from encdec.data.images import Images
 from encdec.files import expanded
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")

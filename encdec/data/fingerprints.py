@@ -11,12 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encdec.data.base import DataModule, Images, InMemoryImages
+from encdec.data.base import DataModule
+from encdec.data.images import Images, InMemoryImages
 from encdec.types import UserError
 
 KEY = "data"
 """Where a checkpoint holds it; those of encdec 0.1 don't."""
 SPLITS = ("train", "val", "test")
+
+
+def fingerprint(images: Images) -> str:
+    """SHA-256 of a split's pixels and labels, in hexadecimal: equal where the data are equal, wherever they lie."""
+    digest = hashlib.sha256(repr((images.image_shape, images.classes)).encode())
+    digest.update(images.labels.numpy().tobytes())
+    for pixels in images.stream(torch.arange(len(images.labels)).split(256)):
+        digest.update(pixels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def numbers(contents: Iterable[bytes]) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encdec.data.base import Images, InMemoryImages
+from encdec.data.images import Images, InMemoryImages
 from encdec.types import UserError
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from encdec.data.base import DataModule, Images
+    from encdec.data.base import DataModule
+    from encdec.data.images import Images
 
 _SHOWN = 10
 

@@ -5,7 +5,6 @@ how well its decoder *can* draw an image, and where there is an encoder, the dif
 away for answering at once: the amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558).
 """
 
-import math
 from collections.abc import Callable
 
 import torch

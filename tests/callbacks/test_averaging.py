@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import encdec
-from encdec import plugins
 from encdec.callbacks.image_grids import fixed_noise
 from encdec.data import Digits
 from encdec.evaluation.grids import enlarge, grid, sample_labels
@@ -25,7 +24,7 @@ from encdec.networks import Encoder
 from encdec.paradigms import Paradigm
 from encdec.types import Shape
 from tests import killing
-from tests.conftest import ROOT, RunCLI, events
+from tests.conftest import ROOT, RunCLI, events, shipped
 
 FIT = ("fit", "--config=configs/vae.yaml", "--data.batch_size=300", "--trainer.enable_progress_bar=false",
        "--checkpoint.seconds_between=0", "--trainer.max_epochs=4")  # fmt: skip
@@ -42,7 +41,7 @@ AVERAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("paradigm", plugins.subclasses(Paradigm))
+@pytest.mark.parametrize("paradigm", shipped(Paradigm))
 def test_a_paradigm_can_be_copied_and_pickled(paradigm: type[Paradigm]) -> None:
     module = paradigm(image_shape=(1, 8, 8), num_classes=10, num_train=20)
     for made in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):

@@ -18,7 +18,7 @@ from tests.conftest import RunCLI, events
 
 
 @pytest.mark.parametrize(
-    ("mse", "told", "words"),
+    ("mse", "conditioning", "words"),
     [
         (1.003, Conditioning.NONE, "collapsed to the mean image: 0.3 % above the mean image's floor"),
         (0.998, Conditioning.NONE, "collapsed to the mean image: 0.2 % below the mean image's floor"),
@@ -111,7 +111,7 @@ class Paired(Drawn):
 
 def fit(cli: RunCLI, name: str, *flags: str) -> set[str]:
     """Train for two epochs of 130 steps; the names of the validation's scalars."""
-    cli("fit", f"--model=tests.test_verdicts.{name}", "--data.batch_size=10", "--trainer.max_epochs=2", *flags)
+    cli("fit", f"--model=tests.callbacks.test_verdicts.{name}", "--data.batch_size=10", "--trainer.max_epochs=2", *flags)
     scalars = events(f"lightning_logs/{name.lower()}/version_0").Tags()["scalars"]
     return {scalar for scalar in scalars if scalar.startswith("val/")}
 

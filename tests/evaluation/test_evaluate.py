@@ -14,7 +14,7 @@ import torch
 import encdec
 from encdec import plugins
 from encdec.data import Digits, InMemoryImages
-from encdec.data.base import fingerprint
+from encdec.data.fingerprints import fingerprint
 from encdec.paradigms import Paradigm
 from tests import killing
 from tests.conftest import ROOT, RunCLI, events

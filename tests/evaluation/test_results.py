@@ -6,6 +6,9 @@ import torch
 
 from encdec.evaluation.processes import Processes
 from encdec.evaluation.results import Metrics
+from encdec.evaluation.view import View
+
+from .helpers import Linear, context_of, floats, random_images
 
 
 def test_metrics_refuse_what_is_not_a_number() -> None:
@@ -27,3 +30,13 @@ def test_shares_of_processes_merge_in_order(total: int) -> None:
     padded = [torch.cat([part, part.new_zeros(longest - len(part), 3)]) for part in parts]
     for rank in range(3):
         assert torch.equal(Processes(rank, 3, lambda _: padded).merge(parts[rank], total), values)
+
+
+def test_a_batch_of_an_evaluation_says_in_which_split_its_indices_count() -> None:
+    context = context_of(View(Linear()), random_images(9), random_images(5, seed=1))
+    for split, images in (("train", context.train), ("test", context.test)):
+        positions = torch.tensor([4, 0, 3])
+        (batch,) = context.batches(split, positions)
+        assert batch.split == split
+        assert torch.equal(batch.index, positions)
+        assert torch.equal(batch.x, floats(images)[positions])

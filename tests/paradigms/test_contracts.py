@@ -9,7 +9,7 @@ from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.testing import check_datamodule, check_decoder, check_encoder, check_paradigm
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shipped
 from tests.small_data import make_datamodule
 
 PROBLEMS = plugins.load(ROOT / "plugins")
@@ -20,21 +20,21 @@ def test_the_shipped_plugins_load() -> None:
     assert "AutoDecoder" in [cls.__name__ for cls in plugins.subclasses(Paradigm)]
 
 
-@pytest.mark.parametrize("paradigm", plugins.subclasses(Paradigm), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("paradigm", shipped(Paradigm), ids=lambda cls: cls.__name__)
 def test_paradigm(paradigm: type[Paradigm], tmp_path: Path) -> None:
     check_paradigm(paradigm, tmp_path, latent_dim=4)
 
 
-@pytest.mark.parametrize("encoder", plugins.subclasses(Encoder), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("encoder", shipped(Encoder), ids=lambda cls: cls.__name__)
 def test_encoder(encoder: type[Encoder]) -> None:
     check_encoder(encoder)
 
 
-@pytest.mark.parametrize("decoder", plugins.subclasses(Decoder), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("decoder", shipped(Decoder), ids=lambda cls: cls.__name__)
 def test_decoder(decoder: type[Decoder]) -> None:
     check_decoder(decoder)
 
 
-@pytest.mark.parametrize("data", plugins.subclasses(DataModule), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("data", shipped(DataModule), ids=lambda cls: cls.__name__)
 def test_datamodule(data: type[DataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_datamodule(make_datamodule(data, tmp_path, monkeypatch))

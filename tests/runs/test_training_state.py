@@ -22,7 +22,7 @@ from encdec.runs import training_state
 from encdec.runs.checkpoints import read_checkpoint
 from encdec.runs.training_state import MismatchError, check_optimizers
 from tests.conftest import ON_CPU, RunCLI
-from tests.runs.test_trust import SMALL, contents, refused, refused_by_cli
+from tests.runs.strangers import SMALL, contents, refused, refused_by_cli
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -1,10 +1,8 @@
 """What stands in a file from a stranger opens nothing, imports nothing, connects to nothing and starts nothing."""
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +11,13 @@ import torch
 import yaml
 
 import encdec
-from encdec.cli import main, run_config
-from encdec.paradigms import VAE
-from encdec.runs import build, trust
-from encdec.types import UserError
+from encdec.cli import run_config
 from tests.audit import Seen, watched
-from tests.conftest import ON_CPU, ROOT, RunCLI, new_project
-from tests.runs.test_trust import EVIL, SMALL, contents, refused, refused_by_cli
+from tests.conftest import ROOT
+from tests.runs.strangers import config_of, contents, refused, refused_by_cli
 
 PLACES = ["decoder", "encoder", "observation", "optimizer", "lr_scheduler", "image_shape", "beta", "seed"]
 """Settings of a VAE."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a run, in which a file's path would lead to a module that is not imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-            patch.setenv(variable, "0")
-        project = new_project(tmp_path_factory.mktemp("strangers"), patch)
-        patch.chdir(project)
-        patch.setenv("HOME", str(project))
-        patch.syspath_prepend(project)
-        (project / "evil.py").write_text(EVIL)
-        (project / "m.yaml").write_text("class_path: evil.Evil\n")
-        (project / "t.yaml").write_text("max_epochs: 1\n")
-        (project / "with space.yaml").write_text("class_path: evil.Evil\n")
-        os.mkfifo(project / "pipe")
-        main(["fit", *SMALL, *ON_CPU])
-        checkpoint = project / "lightning_logs" / "vae" / "version_0" / "checkpoints" / "last.ckpt"
-        encdec.load(encdec.export(checkpoint, "good.safetensors"))  # what is imported when it is first used now is
-        with pytest.raises(UserError):
-            encdec.load("m.yaml")
-        yield project
-
-
-@pytest.fixture
-def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a run that may be changed; the working directory is the project's."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.syspath_prepend(folder)
-    for name in ("config.yaml", "checkpoints/last.ckpt"):
-        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "theirs" / name).write_bytes((folder / "lightning_logs" / "vae" / "version_0" / name).read_bytes())
-    return tmp_path / "theirs"
 
 
 def places(folder: Path) -> list[str]:
@@ -128,10 +88,6 @@ def test_text_in_an_export_is_never_a_path(place: str, run: Path, folder: Path, 
         with watched() as seen:
             refused(lambda: encdec.load(exported))
         harmless(seen, exported)
-
-
-def config_of(run: Path) -> Any:
-    return yaml.safe_load((run / "config.yaml").read_text())
 
 
 def put(keys: str) -> Callable[[Any, Any], None]:
@@ -249,172 +205,3 @@ def test_configs_are_not_fetched(run: Path, capsys: pytest.CaptureFixture[str]) 
         with watched() as seen:
             refused_by_cli(["fit", f"--config={address}"], capsys, code=2)
         assert seen.connected == []
-
-
-# ---------------------------------------------------------------------- without end
-
-
-@pytest.fixture
-def soon() -> Iterator[None]:
-    """Ends a test that takes more than ten seconds, as one that waits for a pipe does."""
-
-    def end(*_: Any) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(10)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-)
-ENDLESS = {
-    "aliases": LAUGHS,
-    "a circle": "a: &a [*a]",
-    "merged": "a: &a {x: 1}\nb: {<<: *a}",
-    "deep": "[" * 90_000,
-    "deep mappings": "{a: " * 20_000,
-    "deep blocks": "\n".join(" " * depth + "a:" for depth in range(300)),
-    "wide": f"[{'x, ' * 30_000}]",
-    "long": "a: " + "x" * 90_000,
-    "large": "a: 1\n" * 100_000,
-    "a number": "a: " + "9" * 9_000,
-    "a number to the base 60": "a: 1" + ":59" * 3_000,
-    "a tag": "a: !!python/name:os.system",
-    "a date": "a: 2001-01-01",
-    "no text": "a: \x00",
-}
-
-
-@pytest.mark.parametrize("kind", ENDLESS)
-@pytest.mark.usefixtures("soon")
-def test_yaml_without_end_is_a_sentence(kind: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "config.yaml").write_text(ENDLESS[kind])
-    refused(lambda: run_config.checked(run / "config.yaml"))
-    refused_by_cli(["fit", f"--resume={run}"], capsys)
-
-
-@pytest.mark.usefixtures("soon")
-def test_pipes_are_not_waited_for(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "config.yaml").unlink()
-    os.mkfifo(run / "config.yaml")
-    refused_by_cli(["fit", f"--resume={run}", "--model=VAE"], capsys, code=2)
-    with pytest.raises(UserError):
-        trust.read_yaml(run / "config.yaml")
-    (run / "checkpoints" / "last.ckpt").unlink()
-    os.mkfifo(run / "checkpoints" / "last.ckpt")
-    refused(lambda: encdec.load(run / "checkpoints" / "last.ckpt"))
-
-
-@pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize(
-    "change",
-    [{"latent_dim": 10**9}, {"image_shape": (1, 10**5, 10**5)},
-     {"decoder": {"class_path": "encdec.networks.MLPDecoder", "init_args": {"hidden": [10**7, 10**7]}}},
-     {"num_train": 10**15, "_class_path": "encdec_plugins.autodecoder.AutoDecoder"}],
-)  # fmt: skip
-def test_settings_of_a_huge_model_take_no_memory(change: dict[str, Any], run: Path) -> None:
-    """The sizes are compared with those of the weights, of which there are as many as the file has bytes."""
-    path = run / "checkpoints" / "last.ckpt"
-    good = contents(path)
-    good["hyper_parameters"] |= change
-    if "_class_path" in change:
-        for name in ("encoder", "beta"):
-            del good["hyper_parameters"][name]
-    torch.save(good, path)
-    sentence = refused(lambda: encdec.load(path))
-    assert " in the checkpoint and (" in sentence, sentence
-
-
-@pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("command", ["fit", "resume", "validate"])
-def test_a_config_of_a_huge_model_takes_no_memory(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where the checkpoint beside it says the same."""
-    path, config = run / "checkpoints" / "last.ckpt", config_of(run)
-    good = contents(path)
-    good["hyper_parameters"]["latent_dim"] = config["model"]["init_args"]["latent_dim"] = 10**9
-    torch.save(good, path)
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    args = ["fit", f"--resume={run}"] if command == "resume" else [command, f"--ckpt_path={path}"]
-    assert " in the checkpoint and (" in refused_by_cli(args, capsys)
-
-
-class Called:
-    """Is pickled as a call."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-@pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize(
-    "called",
-    [Called(bytearray, 10**11), Called(set, "ab"), Called(complex, 1), Called(torch.zeros, 10**11), Called(print, "x"),
-     torch.zeros(3).to_sparse()],
-    ids=["bytearray", "set", "complex", "zeros", "print", "sparse"],
-)  # fmt: skip
-def test_a_pickle_calls_nothing_but_what_makes_tensors(called: Any, run: Path) -> None:
-    path = run / "checkpoints" / "last.ckpt"
-    torch.save({**contents(path), "metrics": {"a": called}}, path)
-    assert "holds code" in refused(lambda: encdec.load(path))
-
-
-# ---------------------------------------------------------------------- what fits is built
-
-
-def test_a_paradigm_is_built_from_what_a_config_says() -> None:
-    settings = {
-        "image_shape": [1, 8, 8], "latent_dim": 3, "beta": 2, "num_classes": 10, "lr_scheduler": None,
-        "encoder": {"class_path": "ConvEncoder", "init_args": {"channels": [4, 8]}},
-        "decoder": {"class_path": "encdec.networks.mlp.MLPDecoder", "init_args": None},
-        "observation": {"class_path": "Gaussian", "init_args": {"sigma": 0.2}},
-        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1, "momentum": 0.5}},
-    }  # fmt: skip
-    vae = build.build(VAE, settings)
-    assert (vae.beta, vae.latent_dim, vae.image_shape) == (2.0, 3, (1, 8, 8))
-    assert vae.observation.sigma == 0.2  # type: ignore[attr-defined]
-    assert type(vae.encoder).__name__ == "ConvEncoder"
-    (group,) = vae._optimizer(vae.parameter_groups()).param_groups
-    assert (group["lr"], group["momentum"]) == (1.0, 0.5)
-
-
-def test_a_run_with_a_scheduler_and_another_optimizer_is_loaded(cli: RunCLI, project: Path) -> None:
-    cli(
-        "fit", *SMALL, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-3",
-        "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/mse",
-        "--model.observation=Gaussian", "--model.observation.sigma=0.5",
-    )  # fmt: skip
-    path = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
-    assert encdec.load(path).hparams["optimizer"]["init_args"]["lr"] == 1e-3
-    encdec.load(encdec.export(path))
-    cli("validate", f"--ckpt_path={path}")
-    cli("fit", "--resume=lightning_logs/vae/version_0", "--trainer.max_epochs=2")
-
-
-class Open:
-    """Has settings of every kind."""
-
-    def __init__(self, anything, text: str = "a", either: int | str | None = None, *more: int, **others: Any) -> None:  # type: ignore[no-untyped-def]
-        self.settings = {"anything": anything, "text": text, "either": either, **others}
-
-
-@pytest.mark.parametrize(
-    ("settings", "fits"),
-    [({"anything": 3}, True), ({"anything": "word"}, True), ({"anything": "m.yaml"}, False),
-     ({"anything": {"class_path": "a"}}, False), ({"anything": [[1, "b"], None]}, True), ({"text": "~/m.yaml"}, True),
-     ({"text": 3}, False), ({"either": "x"}, True), ({"either": None}, True), ({"either": 1.5}, False),
-     ({"either": True}, False), ({"other": 4}, True), ({"other": "http://a"}, False), ({"either": 10**30}, False)],
-)  # fmt: skip
-def test_a_value_fits_if_the_signature_says_so(settings: dict[str, Any], fits: bool) -> None:
-    settings = {"anything": 0, **settings}
-    if fits:
-        assert build.build(Open, settings).settings.items() >= settings.items()
-    else:
-        with pytest.raises(build.UnfitError):
-            build.build(Open, settings)

@@ -12,10 +12,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from encdec.callbacks import Evaluate, LogFloors, WritePredictions, evaluate
+from encdec.callbacks import Evaluate, LogFloors, WritePredictions, evaluation_images
 from encdec.data import DataModule, Images, InMemoryImages
-from encdec.data.base import fingerprint
-from encdec.evaluation import base, latent_space, likelihood, reconstruction, samples
+from encdec.data.fingerprints import fingerprint
+from encdec.evaluation import (
+    context,
+    distances,
+    gradients,
+    latent_space,
+    likelihood,
+    reconstruction,
+    samples,
+    smoothness,
+)
 from encdec.networks import MLPDecoder, MLPEncoder
 from encdec.objectives import floors
 from encdec.paradigms import VAE, EncoderlessVAE, Paradigm
@@ -78,14 +87,15 @@ def data() -> Many:
 @pytest.fixture(autouse=True)
 def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is bounded by a constant, made small beside the split."""
+    monkeypatch.setattr("encdec.data.images.BLOCK", 1 << 16)
     monkeypatch.setattr("encdec.data.base.BLOCK", 1 << 16)
-    monkeypatch.setattr(base, "BLOCK", 1 << 16)
-    monkeypatch.setattr(latent_space, "BLOCK", 1 << 16)
-    monkeypatch.setattr(likelihood, "BLOCK", 1 << 16)
+    for module in (context, smoothness, likelihood):
+        monkeypatch.setattr(module, "BLOCK", 1 << 16)
     for module, name, value in (
-        (reconstruction, "START_CODES", 8), (likelihood, "START_CODES", 8), (latent_space, "IMAGES", 50),
-        (latent_space, "LINES", 2), (latent_space, "JACOBIANS", 2), (latent_space, "ANCHORS", 4),
-        (samples, "PAIRWISE", 100), (samples, "MEMORISED", 50), (samples, "_SUBSETS", 2), (evaluate, "_PROJECTED", 50),
+        (reconstruction, "START_LATENTS", 8), (likelihood, "START_LATENTS", 8), (latent_space, "IMAGES", 50),
+        (smoothness, "LINES", 2), (smoothness, "JACOBIANS", 2), (gradients, "ANCHORS", 4), (distances, "PAIRWISE", 100),
+        (samples, "PAIRWISE", 100), (samples, "MEMORIZED", 50), (distances, "_SUBSETS", 2),
+        (evaluation_images, "_PROJECTED", 50),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 

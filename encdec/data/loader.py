@@ -1,0 +1,107 @@
+"""Batches of a split, and where training is in them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from encdec.data.images import Images, select
+from encdec.objectives.noise import step_seed
+from encdec.types import Batch, UserError, scaled
+
+_CPU = torch.device("cpu")
+
+
+@dataclass
+class Cursor:
+    """Where training is in the data: the position of the *next* batch, so that a checkpoint can go on from it."""
+
+    epoch: int = 0
+    position: int = 0
+    resumed: bool = False
+
+
+@final
+class Loader:
+    """Batches of a split, in an order that depends on (seed, epoch) only.
+
+    For training, the images of an epoch are permuted and cut into global batches of `batch_size` times the number
+    of processes; each process takes its share of every global batch, of equal size (so at the end of an epoch up to
+    `processes` − 1 images are left out). For evaluation each process takes every `processes`-th image, none twice.
+
+    Args:
+        images: the split.
+        batch_size: images of a batch on this process.
+        rank: which process this is.
+        processes: how many there are.
+        seed: of the order.
+        cursor: for training, where to go on; None for evaluation, which goes once through the split in order.
+        device: where batches are delivered; pixels travel as uint8 and are converted there.
+        shuffle: for training, whether the images are permuted; if not, every epoch has them in their order.
+        split: name of the split, which every batch says.
+
+    Raises:
+        UserError: there are fewer images than processes.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        rank: int,
+        processes: int,
+        seed: int = 0,
+        cursor: Cursor | None = None,
+        device: torch.device = _CPU,
+        shuffle: bool = True,
+        split: str = "",
+    ) -> None:
+        if len(images.labels) < processes:
+            raise UserError(
+                f"A split of {len(images.labels)} images can't be shared by {processes} processes: "
+                "use fewer processes or more images."
+            )
+        self.images, self.device = images.resident(device), device
+        self.batch_size, self.rank, self.processes = batch_size, rank, processes
+        self.seed, self.cursor, self.shuffle, self.split = seed, cursor, shuffle, split
+
+    def __len__(self) -> int:
+        n = len(self.images.labels)
+        if self.cursor is None:
+            n = len(range(self.rank, n, self.processes))
+            return -(-n // self.batch_size)
+        n -= n % self.processes
+        return -(-n // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.cursor is None:
+            labels = self.images.labels
+            indices = torch.arange(self.rank, len(labels), self.processes, device=labels.device)
+            yield from self._load(indices.split(self.batch_size))
+            return
+        # a generator runs from its first next(), so asking for an iterator and not using it changes nothing
+        cursor = self.cursor
+        if cursor.position and not cursor.resumed:  # the last pass was cut short, for example by limit_train_batches
+            cursor.epoch, cursor.position = cursor.epoch + 1, 0
+        cursor.resumed = False
+        batches = self._epoch(cursor.epoch)
+        for batch in self._load(batches[cursor.position :]):
+            cursor.position += 1
+            if cursor.position == len(batches):
+                cursor.epoch, cursor.position = cursor.epoch + 1, 0
+            yield batch
+
+    def _epoch(self, epoch: int) -> list[Tensor]:
+        n = len(self.images.labels)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, epoch))
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        order = order[: n - n % self.processes].to(self.images.labels.device)
+        return [batch[self.rank :: self.processes] for batch in order.split(self.batch_size * self.processes)]
+
+    def _load(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        images, device = self.images, self.device
+        for indices, pixels, y in zip(batches, images.stream(batches), select(images.labels, batches), strict=True):
+            x = scaled(pixels.to(device))
+            yield Batch(x, y.to(device), indices.to(device), self.split)
