@@ -111,7 +111,9 @@ class Paired(Drawn):
 
 def fit(cli: RunCLI, name: str, *flags: str) -> set[str]:
     """Train for two epochs of 130 steps; the names of the validation's scalars."""
-    cli("fit", f"--model=tests.callbacks.test_verdicts.{name}", "--data.batch_size=10", "--trainer.max_epochs=2", *flags)
+    cli(
+        "fit", f"--model=tests.callbacks.test_verdicts.{name}", "--data.batch_size=10", "--trainer.max_epochs=2", *flags
+    )
     scalars = events(f"lightning_logs/{name.lower()}/version_0").Tags()["scalars"]
     return {scalar for scalar in scalars if scalar.startswith("val/")}
 
