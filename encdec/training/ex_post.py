@@ -1,0 +1,119 @@
+"""The prior that is fitted to the latents of the training images, for models that have one."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from encdec.data.loader import Loader
+from encdec.messages import say
+from encdec.objectives.priors import FittedPrior
+from encdec.types import Batch, UserError
+
+
+@final
+class FitExPost(pl.Callback):
+    """Fits a model's `ex_post` prior to the latents of all training images, at validations and at the end of epochs.
+
+    So images that are drawn meanwhile, and every checkpoint that is saved then, have the fit of their own weights.
+    (One that is saved within an epoch has that of the last validation or epoch.) A model has such a prior if its
+    attribute `ex_post` is not None; the latents are those of its method `codes`, or else `encode`. This callback must
+    stand before those that draw or save.
+
+    Source: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, sec. 4.
+    """
+
+    def __init__(self) -> None:
+        self._fitted_step = -1
+        self._has_said = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier training."""
+        self._fitted_step = -1
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Fit before the first batch: only then the weights are those that are validated, where they are averaged."""
+        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if training and batch_idx == 0 and dataloader_idx == 0:
+            self._fit(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit, unless a validation did so after the last step."""
+        if self._fitted_step != trainer.global_step:
+            self._fit(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit, unless a validation or an epoch did so after the last step."""
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def _fit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        prior = getattr(pl_module, "ex_post", None)
+        if not isinstance(prior, FittedPrior):
+            return
+        codes = codes_of_training(trainer, pl_module)
+        if codes is not None:
+            prior.fit(codes)
+            self._fitted_step = trainer.global_step
+        elif not self._has_said:
+            self._has_said = True
+            say(
+                f"the ex-post prior of {type(pl_module).__name__} is not fitted, because the training images are not "
+                "those of a data module of encdec: samples are drawn from N(0, I)."
+            )
+
+
+def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor | None:
+    """The latents of all training images in order, (N, d), on every process; None where the order is not known.
+
+    They are made in evaluation mode, without gradients, in the training's precision. All processes call it together,
+    each encodes its share; neither the order of training images nor torch's random numbers are changed by it.
+
+    Raises:
+        UserError: the model has no method for it.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, Loader):
+        return None
+    lacks = getattr(pl_module, "lacks", ())
+    names = [name for name in ("codes", "encode") if name not in lacks and hasattr(pl_module, name)]
+    if not names:
+        raise UserError(
+            f"{type(pl_module).__name__} has an ex-post prior, but neither `codes` nor `encode`, so there are no "
+            "latents that it could be fitted to: set ex_post to None."
+        )
+    encode: Callable[[Batch], Tensor] = getattr(pl_module, names[0])
+    device = trainer.strategy.root_device
+    rank, processes = trainer.global_rank, trainer.world_size
+    shares = Loader(loader.images, loader.batch_size, rank, processes, device=device, split="train")
+    modes = [(module, module.training) for module in pl_module.modules()]
+    parts = []
+    pl_module.eval()
+    try:
+        with (
+            torch.inference_mode(False),  # latents that are searched for need gradients
+            torch.no_grad(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            trainer.precision_plugin.forward_context(),
+        ):
+            for batch in shares:
+                parts.append(encode(trainer.precision_plugin.convert_input(batch)).detach().float())
+    finally:
+        for module, training in modes:
+            module.training = training
+    return _merged(torch.cat(parts), len(loader.images.labels), trainer)
+
+
+def _merged(part: Tensor, total: int, trainer: pl.Trainer) -> Tensor:
+    """The rows of all processes' shares, every `processes`-th row each, in order: (total, …)."""
+    if trainer.world_size == 1:
+        return part
+    longest = -(-total // trainer.world_size)
+    padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
+    gathered = trainer.strategy.all_gather(padded)
+    assert isinstance(gathered, Tensor)
+    return gathered.transpose(0, 1).flatten(0, 1)[:total]
