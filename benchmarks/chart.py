@@ -1,4 +1,4 @@
-"""Draws the README's chart of the study: what K codes from the prior buy the VAE without its encoder.
+"""Draws the README's chart of the study: what K latents from the prior buy the VAE without its encoder.
 
 python benchmarks/chart.py lightning_logs docs/images/codes.png
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-CODES = {1: "vae_noenc", 8: "k8", 64: "k64", 512: "k512"}
+RUNS = {1: "vae_noenc", 8: "k8", 64: "k64", 512: "k512"}
 PANELS = {
     "nll_bernoulli": "−log p(x), bound, nats per image",
     "frechet_classifier": "Fréchet distance (classifier)",
@@ -19,20 +19,20 @@ PANELS = {
 }
 
 
-def values(runs: Path, name: str, figure: str) -> list[float]:
-    """A figure of all seeds of a run."""
+def values(runs: Path, name: str, metric: str) -> list[float]:
+    """A metric of all seeds of a run."""
     found = sorted((runs / name).glob("version_*/checkpoints/last.evaluation.json"))
-    return [json.loads(path.read_text())["figures"][figure]["value"] for path in found]
+    return [json.loads(path.read_text())["figures"][metric]["value"] for path in found]
 
 
-def main(runs: Path, picture: Path) -> None:
+def main(runs: Path, image: Path) -> None:
     """Draw."""
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        of_k = [values(runs, run, name) for run in CODES.values()]
+        of_k = [values(runs, run, name) for run in RUNS.values()]
         means = [statistics.fmean(seeds) for seeds in of_k]
         spreads = [statistics.stdev(seeds) for seeds in of_k]
-        axes.errorbar(list(CODES), means, spreads, marker="o", capsize=3, label="no encoder, L_K")
+        axes.errorbar(list(RUNS), means, spreads, marker="o", capsize=3, label="no encoder, K samples")
         for run, style in {"vae": "-", "energy_score": ":"}.items():
             axes.axhline(statistics.fmean(values(runs, run, name)), color="black", linestyle=style, label=run)
         if name == "nll_bernoulli":
@@ -40,11 +40,11 @@ def main(runs: Path, picture: Path) -> None:
                 values(runs, "vae_noenc", "bce_floor")[0], color="grey", linestyle="--", label="floor of the mean image"
             )
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(CODES), [str(k) for k in CODES])
-        axes.set_xlabel("K, codes from the prior")
+        axes.set_xticks(list(RUNS), [str(k) for k in RUNS])
+        axes.set_xlabel("K, latents from the prior")
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=7)
-    figure.savefig(picture, dpi=90)
+    figure.savefig(image, dpi=90)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,65 @@
-"""What encdec costs beside the steps of training: whole commands, start-up, memory, validation, checkpoints.
+"""What encdec costs apart from the steps of training: whole commands, start-up, memory, validation, checkpoints.
 
 python -m benchmarks.costs
 """
 
 import json
+import os
+import shlex
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import (
-    ROOT,
-    Json,
-    Task,
-    Usage,
-    add_tasks,
-    chosen,
-    orders,
-    parser,
-    prepared,
-    ratios,
-    record,
-    run,
-    shown,
-    summary,
-)
+from benchmarks.records import Json, parser, ratios, record, shown, summary
+from benchmarks.tasks import Task, add_tasks, chosen, prepared
+from benchmarks.turns import ROOT, Terminal, environment, orders
 
 PARTS = ("within_a_run", "start_up", "whole_commands")
 Command = tuple[list[str], int]
 """A command and the exit code that it should end with."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process took from its start to its end: seconds of wall time, and MB (10⁶ bytes) of resident memory."""
+
+    seconds: float
+    megabytes: float
+
+
+def run(command: Sequence[str], threads: int, exit_code: int = 0) -> Usage:
+    """Run a command on a terminal, in a folder that is deleted afterwards.
+
+    The memory is right only as long as this process is smaller than the one that it starts.
+
+    Raises:
+        RuntimeError: it ends with another exit code; with the end of what it wrote.
+    """
+    terminal = Terminal()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        since = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=terminal.inside,
+            stderr=terminal.inside,
+        )
+        os.close(terminal.inside)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - since
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != exit_code:
+        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}:\n{terminal.text()}")
+    return Usage(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
 
 
 def interleaved(commands: Mapping[str, Command], rounds: int, threads: int, console: Console) -> dict[str, list[Usage]]:
@@ -50,28 +77,28 @@ def interleaved(commands: Mapping[str, Command], rounds: int, threads: int, cons
 def whole_commands(tasks: Iterable[Task], rounds: int, threads: int, console: Console) -> Iterator[Json]:
     """From the shell and back, for each task: wall time, and the peak of memory."""
     for task in tasks:
-        ways = ["encdec", "bare"]
+        names = ["encdec", "bare"]
         if task.networks == "mlp" and task.batch == 128:
-            ways += ["lightning", "bare_beside_lightning"]
-        used = interleaved({way: (task.command(way), 0) for way in ways}, rounds, threads, console)
-        seconds = {way: [usage.seconds for usage in usages] for way, usages in used.items()}
-        megabytes = {way: [usage.megabytes for usage in usages] for way, usages in used.items()}
+            names += ["lightning", "bare_with_lightning"]
+        used = interleaved({name: (task.command(name), 0) for name in names}, rounds, threads, console)
+        seconds = {name: [usage.seconds for usage in usages] for name, usages in used.items()}
+        megabytes = {name: [usage.megabytes for usage in usages] for name, usages in used.items()}
         result = {
             **task.described(),
-            "seconds": {way: summary(values) for way, values in seconds.items()},
+            "seconds": {name: summary(values) for name, values in seconds.items()},
             "seconds_relative_to_bare": {
-                way: summary(ratios(values, seconds["bare"])) for way, values in seconds.items()
+                name: summary(ratios(values, seconds["bare"])) for name, values in seconds.items()
             },
-            "megabytes": {way: summary(values) for way, values in megabytes.items()},
+            "megabytes": {name: summary(values) for name, values in megabytes.items()},
         }
-        if "bare_beside_lightning" in used:
-            more = [a - b for a, b in zip(megabytes["encdec"], megabytes["bare_beside_lightning"], strict=True)]
-            result["megabytes_of_encdec_above_bare_beside_lightning"] = summary(more)
+        if "bare_with_lightning" in used:
+            more = [a - b for a, b in zip(megabytes["encdec"], megabytes["bare_with_lightning"], strict=True)]
+            result["megabytes_of_encdec_above_bare_with_lightning"] = summary(more)
         yield result
 
 
 def start_up(rounds: int, threads: int, console: Console) -> Json:
-    """From the shell to an answer, and to the first optimizer step on digits, beside the import of Lightning alone."""
+    """From the shell to an answer, and to the first optimizer step on digits, and the import of Lightning alone."""
     encdec = [sys.executable, "-m", "encdec"]
     config = ["--config", str(ROOT / "configs" / "vae.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=1"]
     commands: dict[str, Command] = {
@@ -79,7 +106,7 @@ def start_up(rounds: int, threads: int, console: Console) -> Json:
         "--help": ([*encdec, "--help"], 0),
         "a wrong command": ([*encdec, "fti"], 2),
         "import lightning.pytorch": ([sys.executable, "-c", "import lightning.pytorch"], 0),
-        "first step": ([*encdec, "fit", *config, "--trainer.callbacks+=benchmarks.hooks.StopAtFirstStep"], 0),
+        "first step": ([*encdec, "fit", *config, "--trainer.callbacks+=benchmarks.callbacks.StopAtFirstStep"], 0),
     }
     if rounds > 1:
         run(commands["first step"][0], threads)  # whatever comes first also reads files into memory
@@ -95,7 +122,7 @@ def within_a_run(task: Task, threads: int, console: Console) -> Json:
     """Epoch by epoch, the first left out: images per second of validation and training, and seconds of a checkpoint."""
     with tempfile.TemporaryDirectory() as folder, console.status("validation and checkpoints"):
         path = Path(folder, "times.json")
-        hook = ["--trainer.callbacks+=benchmarks.hooks.Stopwatch", f"--trainer.callbacks.path={path}"]
+        hook = ["--trainer.callbacks+=benchmarks.callbacks.Stopwatch", f"--trainer.callbacks.path={path}"]
         run([*task.encdec(), *hook], threads)
         times = {name: values[1:] for name, values in json.loads(path.read_text()).items()}
     relative = summary(ratios(times["validation_images_per_second"], times["training_images_per_second"]))
@@ -107,7 +134,7 @@ def table(title: str, rows: Sequence[tuple[str, Json, str]]) -> Table:
     """What, how much, and what was promised."""
     made = Table(title=title, title_justify="left")
     made.add_column("")
-    made.add_column("median (min–max)", justify="right")
+    made.add_column("median (95 %)", justify="right")
     made.add_column("target", justify="right")
     for name, entry, target in rows:
         made.add_row(name, shown(entry), target)
@@ -117,12 +144,12 @@ def table(title: str, rows: Sequence[tuple[str, Json, str]]) -> Table:
 def commands_table(measured: Json) -> Table:
     """Of one of `whole_commands`."""
     relative = measured["seconds_relative_to_bare"]
-    rows = [(f"{way}, seconds", entry, "") for way, entry in measured["seconds"].items()]
-    rows += [(f"{way}, relative to bare", relative[way], "") for way in ("encdec", "lightning") if way in relative]
-    rows += [(f"{way}, peak MB", entry, "") for way, entry in measured["megabytes"].items()]
-    more = measured.get("megabytes_of_encdec_above_bare_beside_lightning")
+    rows = [(f"{name}, seconds", entry, "") for name, entry in measured["seconds"].items()]
+    rows += [(f"{name}, relative to bare", relative[name], "") for name in ("encdec", "lightning") if name in relative]
+    rows += [(f"{name}, peak MB", entry, "") for name, entry in measured["megabytes"].items()]
+    more = measured.get("megabytes_of_encdec_above_bare_with_lightning")
     if more is not None:
-        rows.append(("encdec above bare_beside_lightning, MB", more, "≤ 150"))
+        rows.append(("encdec above bare_with_lightning, MB", more, "≤ 150"))
     return table(f"A fit of {measured['epochs']} epochs: {_about(measured)}", rows)
 
 
@@ -148,7 +175,8 @@ def _about(task: Json) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    options = parser("costs", "What encdec costs beside the steps of training.", rounds=5)
+    options = parser("costs", "What encdec costs apart from the steps of training.", rounds=5)
+    options.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process (%(default)s)")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     add_tasks(options)  # of the whole commands; within a run it is the VAE's MLPs with batches of 128
     arguments = options.parse_args(args)

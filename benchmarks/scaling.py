@@ -1,32 +1,20 @@
-"""How speed changes with the number of images, batch, image size, codes of L_K, processes, settings and folders.
+"""How speed changes with the number of images, batch, image size, samples of a bound, processes and folders.
 
 python -m benchmarks.scaling
 """
 
-import json
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import (
-    Entrant,
-    Json,
-    Task,
-    from_ways,
-    in_turns,
-    measuring,
-    parser,
-    prepared,
-    ratios,
-    record,
-    shown,
-    summary,
-)
+from benchmarks.records import Json, parser, ratios, record, shown, summary
+from benchmarks.tasks import Task, prepared, written
+from benchmarks.turns import Entrant, in_turns, measuring
 
 
 @dataclass(frozen=True)
@@ -39,24 +27,16 @@ class Settings:
     quick: bool
     console: Console
 
-    def speeds(self, entrants: Mapping[str, Entrant], starts: int = 1) -> dict[str, list[float]]:
-        """Steps per second of each entrant in each round.
-
-        Of two processes that do the same, one may be faster by some percent for as long as it lives; so where small
-        differences count, each is started several times.
-        """
-        speeds: dict[str, list[float]] = {name: [] for name in entrants}
-        for _ in range(starts):
-            with self.console.status("") as status, measuring(entrants, status.update) as workers:
-                for name, values in in_turns(workers, max(self.rounds // starts, 1), self.seconds).items():
-                    speeds[name] += values
-        return speeds
+    def speeds(self, entrants: Mapping[str, Entrant]) -> dict[str, list[float]]:
+        """Steps per second of each entrant in each round."""
+        with self.console.status("") as status, measuring(entrants, status.update) as workers:
+            return in_turns(workers, self.rounds, self.seconds)
 
 
 def along(axis: str, points: Mapping[int, Task], settings: Settings) -> list[Json]:
     """encdec and the bare loop at each point of an axis, all in turns."""
-    pairs = [(way, point) for point in points for way in ("encdec", "bare")]
-    entrants = {f"{way} {point}": points[point].entrant(way, settings.threads) for way, point in pairs}
+    pairs = [(name, point) for point in points for name in ("encdec", "bare")]
+    entrants = {f"{name} {point}": points[point].entrant(name, settings.threads) for name, point in pairs}
     speeds = settings.speeds(entrants)
     rows = []
     for point, task in points.items():
@@ -74,10 +54,10 @@ def along(axis: str, points: Mapping[int, Task], settings: Settings) -> list[Jso
 
 
 @contextmanager
-def _written(function: str, *argument: int | str) -> Iterator[str]:
-    """A temporary folder that a function of `ways` fills."""
+def _folder(function: str, *argument: int | str) -> Iterator[str]:
+    """A temporary folder that a function of `data` fills."""
     with tempfile.TemporaryDirectory() as folder:
-        from_ways(function, [folder, *argument], threads=1)
+        written(function, folder, *argument)
         yield folder
 
 
@@ -85,7 +65,7 @@ def synthetic(axis: str, sizes: Mapping[int, tuple[int, int]], settings: Setting
     """An axis of synthetic data: point -> (number of images, height and width)."""
     rows = []
     for point, (total, size) in sizes.items():
-        with _written("synthetic", total, size) as folder:
+        with _folder("synthetic", total, size) as folder:
             rows += along(axis, {point: Task(folder, "FashionMNIST", total)}, settings)
     return rows
 
@@ -108,28 +88,14 @@ def batch(data: Task, settings: Settings) -> list[Json]:
     return along("batch", {size: replace(data, batch=size) for size in sizes}, settings)
 
 
-def codes(data: Task, settings: Settings) -> list[Json]:
-    """The encoderless VAE with K codes."""
+def samples(data: Task, settings: Settings) -> list[Json]:
+    """The encoderless VAE with K latents from the prior."""
     counts = (8,) if settings.quick else (1, 8, 64, 512, 4096)
-    return along("codes", {k: replace(data, paradigm="EncoderlessVAE", codes=k) for k in counts}, settings)
-
-
-def products(data: Task, settings: Settings) -> list[Json]:
-    """L_K at K = 512 relative to its two matrix products and one decoding, without the optimizer."""
-    task = replace(data, codes=512)
-    argument = [asdict(task), settings.rounds, settings.seconds / 2]
-    taken: dict[str, list[float]] = json.loads(from_ways("products", argument, settings.threads))
-    loss = {"milliseconds": summary([1000 * value for value in taken["loss"]])}
-    parts = {"milliseconds": summary([1000 * value for value in taken["parts"]])}
-    relative = summary(ratios(taken["loss"], taken["parts"]))
-    return [
-        {"products": "L_K, K = 512, forward and backward", **loss, "relative_to_parts": relative, "target": "≤ 1.1"},
-        {"products": "two products and one decoding", **parts},
-    ]
+    return along("samples", {k: replace(data, paradigm="EncoderlessVAE", samples=k) for k in counts}, settings)
 
 
 def processes(data: Task, settings: Settings) -> list[Json]:
-    """Two gloo processes with batches of 64 beside one with batches of 128, on as many threads together."""
+    """Two gloo processes with batches of 64, and one with batches of 128, on as many threads together."""
     one = replace(data, batch=128).entrant("encdec", settings.threads)
     on_two = ["--data.batch_size=64", "--trainer.devices=2", "--trainer.strategy=ddp"]
     two = replace(one, command=[*one.command, *on_two], threads=max(settings.threads // 2, 1))
@@ -145,55 +111,13 @@ def processes(data: Task, settings: Settings) -> list[Json]:
     ]
 
 
-def choices(data: Task, settings: Settings) -> list[Json]:
-    """The VAE with one choice undone or another one made, relative to encdec as it is."""
-    rows = []
-    for networks in ("mlp",) if settings.quick else ("mlp", "conv"):
-        task = replace(data, networks=networks)
-        entrants = _changed(task.entrant("encdec", settings.threads))
-        if settings.quick:
-            entrants = dict(list(entrants.items())[:2])
-        speeds = settings.speeds(entrants, starts=1 if settings.quick else 3)
-        rows += [
-            {
-                "choices": name,
-                "networks": networks,
-                "images_per_second": summary([task.batch * speed for speed in values]),
-                "relative_to_encdec_as_it_is": summary(ratios(values, speeds["as it is"])),
-            }
-            for name, values in speeds.items()
-        ]
-    return rows
-
-
-def _changed(plain: Entrant) -> dict[str, Entrant]:
-    """encdec as it is, and with one choice undone or another one made."""
-    hook = "--trainer.callbacks+=benchmarks.hooks."
-
-    def changed(*args: str) -> Entrant:
-        return replace(plain, command=[*plain.command, *args])
-
-    entrants = {
-        "as it is": plain,
-        "Lightning's own loop": changed(f"{hook}LightningsLoop"),
-        # a setting that changes nothing, but with which encdec leaves malloc as it is
-        "malloc left alone": replace(plain, variables={"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}),
-        "--model.optimizer.fused false": changed("--model.optimizer=Adam", "--model.optimizer.fused=false"),
-        "--trainer.log_every_n_steps 1": changed("--trainer.log_every_n_steps=1"),
-        "--trainer.precision bf16-mixed": changed("--trainer.precision=bf16-mixed"),
-    }
-    if shutil.which("g++"):  # with which torch compiles on a CPU
-        entrants["--compile default"] = changed("--compile=default")
-    return entrants
-
-
 def pictures(data: Task, settings: Settings) -> list[Json]:
-    """Batches of files, made to 64×64 by 2 workers: encdec's ImageFolder beside torchvision's and a DataLoader."""
+    """Batches of files, made to 64×64 by 2 workers: encdec's ImageFolder, and torchvision's with a DataLoader."""
     total, kinds, rows = 2000, [("png", 96, 80), ("jpg", 320, 256)], []
     if settings.quick:
         total, kinds = 1500, [("jpg", 40, 32)]
     for ending, width, height in kinds:
-        with _written("pictures", total, ending, width, height) as folder:
+        with _folder("pictures", total, ending, width, height) as folder:
             task = Task(folder, "ImageFolder", total)
             names = ("encdec", "torchvision")
             longer = replace(settings, seconds=4 * settings.seconds)  # an epoch or more: workers deliver in bursts
@@ -209,7 +133,7 @@ def pictures(data: Task, settings: Settings) -> list[Json]:
     return rows
 
 
-AXES = {axis.__name__: axis for axis in (images, batch, size, codes, products, processes, choices, pictures)}
+AXES = {axis.__name__: axis for axis in (images, batch, size, samples, processes, pictures)}
 
 
 def table(title: str, rows: Sequence[Json]) -> Table:
@@ -227,6 +151,7 @@ def table(title: str, rows: Sequence[Json]) -> Table:
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options = parser("scaling", "How speed changes with the size of things.", rounds=5)
+    options.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process (%(default)s)")
     options.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
     options.add_argument("--seconds", type=float, default=0.5, help="of a turn (%(default)s)")
     arguments = options.parse_args(args)

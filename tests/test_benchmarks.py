@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import costs, draw, scaling, throughput
-from benchmarks.common import CONFIGS, Entrant, Task, Worker, in_turns, number, orders, ratios, shown, summary
-from benchmarks.ways import Model
-from encdec import loops
+from benchmarks.baselines import Model
+from benchmarks.records import interval, number, ratios, shown, summary
+from benchmarks.tasks import CONFIGS, Task
+from benchmarks.turns import Entrant, Worker, in_turns, orders
 from encdec.networks import ConvDecoder, ConvEncoder
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
 from encdec.types import Batch
-
-from .conftest import RunCLI
 
 SHAPE = (1, 8, 8)
 PARADIGMS: dict[str, type[Paradigm]] = {
@@ -32,7 +32,7 @@ PARADIGMS: dict[str, type[Paradigm]] = {
     "EncoderlessVAE": EncoderlessVAE,
 }
 COUNTER = """
-from benchmarks.common import Gate
+from benchmarks.turns import Gate
 gate = Gate()
 while True:
     gate.step()
@@ -42,7 +42,7 @@ while True:
 def test_ratios_are_of_the_same_round_and_summarised_by_their_median() -> None:
     relative = ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
     assert relative == [2.0, 3.0, 1.0]
-    assert summary(relative) == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": relative}
+    assert summary(relative) == {"median": 2.0, "low": 1.0, "high": 3.0, "rounds": relative}
     with pytest.raises(ValueError, match="longer"):
         ratios([1.0], [1.0, 2.0])
 
@@ -59,27 +59,35 @@ def test_in_every_round_each_has_one_turn_and_nobody_always_follows_the_same() -
 )
 def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
     assert number(value) == text
-    assert shown({"median": value, "min": value, "max": value}) == f"{text} ({text}–{text})"
+    assert shown({"median": value, "low": value, "high": value}) == f"{text} ({text}–{text})"
+
+
+@pytest.mark.parametrize("rounds", [6, 9, 15, 21])
+def test_the_interval_holds_the_median_in_95_of_100_measurements(rounds: int) -> None:
+    """Also of skewed distributions, of which nothing but the rounds is known; e^0 is the median of these."""
+    measurements = np.random.default_rng(0).lognormal(0, 2, (4000, rounds))
+    held = [low <= 1 <= high for low, high in map(interval, measurements.tolist())]
+    assert 0.945 < sum(held) / 4000 < 0.99
+    assert interval([3.0, 1.0, 2.0]) == (1, 3), "of few rounds it is all of them"
 
 
 def test_comparison_is_computed_from_the_rounds() -> None:
-    ways = throughput.compare({"encdec": [9.0, 12.0, 11.0], "bare": [10.0, 10.0, 10.0]}, Task("", "Digits", 1438))
-    assert ways["encdec"]["images_per_second"]["median"] == 11 * 128
-    assert ways["encdec"]["relative_to_bare"]["median"] == 1.1
-    assert ways["bare"]["encdec_relative_to_it"]["rounds"] == [0.9, 1.2, 1.1]
-    assert ways["bare"]["target"] == 0.95
+    speeds = throughput.compare({"encdec": [9.0, 12.0, 11.0], "bare": [10.0, 10.0, 10.0]}, Task("", "Digits", 1438))
+    assert speeds["encdec"]["images_per_second"]["median"] == 11 * 128
+    assert speeds["bare"]["encdec_relative"]["rounds"] == [0.9, 1.2, 1.1]
+    assert speeds["bare"]["target"] == 0.92
+    assert "target" not in speeds["encdec"]
 
 
-def test_compiled_is_compared_with_compiled() -> None:
-    task = Task("", "Digits", 1438, networks="conv", batch=1024, accelerator="gpu", compilation="reduce-overhead")
-    speeds = {"encdec": [10.0], "encdec_compiled": [33.0], "bare": [11.0], "bare_compiled": [30.0]}
-    ways = throughput.compare(speeds, task)
-    assert ways["bare_compiled"]["encdec_relative_to_it"]["median"] == 1.1
-    assert ways["bare_compiled"]["target"] == 0.95
-    assert ways["encdec_compiled"]["relative_to_bare"]["median"] == 3
-    assert "encdec_relative_to_it" not in ways["encdec_compiled"]
-    assert "--compile=reduce-overhead" in task.command("encdec_compiled")
-    assert not any("--compile" in word for word in task.command("encdec"))
+@pytest.mark.parametrize(
+    ("networks", "batch", "least"), [("mlp", 128, 0.92), ("mlp", 1024, 0.97), ("conv", 128, 0.97), ("conv", 1024, 0.97)]
+)
+def test_the_targets_are_those_of_the_networks_and_the_batch(networks: str, batch: int, least: float) -> None:
+    task = Task("", "Digits", 1438, networks=networks, batch=batch)
+    assert throughput.target("bare", task) == least
+    assert throughput.target("pythae", task) == 1.4
+    assert throughput.target("lightning", task) == 1.5
+    assert throughput.target("script", task) is None
 
 
 @pytest.mark.parametrize("batch", [128, 1000, 1024])
@@ -103,7 +111,7 @@ def test_the_bare_model_has_the_loss_and_the_size_of_encdecs(paradigm: str, netw
 
 def test_the_bare_model_has_the_same_bound() -> None:
     ours = EncoderlessVAE(image_shape=SHAPE, num_classes=10, num_prior_samples=7)
-    check_same_loss(ours, Model(Task("", "Digits", 1438, "EncoderlessVAE", codes=7), SHAPE))
+    check_same_loss(ours, Model(Task("", "Digits", 1438, "EncoderlessVAE", samples=7), SHAPE))
 
 
 def check_same_loss(ours: Paradigm, theirs: Model) -> None:
@@ -139,7 +147,7 @@ def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
 def test_stopped_workers_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent = f"""
 import sys, time
-from benchmarks.common import Entrant, Worker
+from benchmarks.turns import Entrant, Worker
 worker = Worker(Entrant([sys.executable, "-c", {COUNTER!r}], 1, 1), {str(tmp_path)!r})
 worker.turn(1)
 print(worker.pid, flush=True)
@@ -177,8 +185,7 @@ def check_summaries(value: Any) -> int:
     if "rounds" not in value or "median" not in value:
         return sum(check_summaries(item) for item in value.values())
     assert value["median"] == statistics.median(value["rounds"])
-    assert value["min"] == min(value["rounds"])
-    assert value["max"] == max(value["rounds"])
+    assert (value["low"], value["high"]) == interval(value["rounds"])
     assert all(math.isfinite(item) for item in value["rounds"])
     return 1
 
@@ -197,22 +204,22 @@ def read(path: Path, benchmark: str) -> Any:
 @pytest.mark.slow
 def test_throughput_runs_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "throughput.json"
-    ways = ["encdec", "bare", "pythae", "script_4"]
-    only = ["--paradigms", "VAE", "--networks", "mlp", "--batch", "128", "--ways", *ways]
-    throughput.main(["--quick", "--threads", "1", *only, "--out", str(out)])
+    only = ["--paradigms", "VAE", "--networks", "mlp", "--batch", "128"]
+    throughput.main(["--quick", "--threads", "1", "2", *only, "--out", str(out)])
     contents = read(out, "throughput")
-    (result,) = contents["results"]
-    assert {*result["ways"], *result["not_installed"]} == set(ways)
-    assert result["ways"]["script_4"]["target"] == 25
-    assert all(speed > 0 for entry in result["ways"].values() for speed in entry["images_per_second"]["rounds"])
-    bare = result["ways"]["bare"]["images_per_second"]["rounds"]
-    for entry in result["ways"].values():
-        pairs = zip(entry["images_per_second"]["rounds"], bare, strict=True)
-        assert entry["relative_to_bare"]["rounds"] == pytest.approx([a / b for a, b in pairs])
-    assert check_summaries(contents) == 3 * len(result["ways"]) - 1
+    assert [result["threads"] for result in contents["results"]] == [1, 2]
+    for result in contents["results"]:
+        speeds = result["speeds"]
+        assert {*speeds, *result["not_installed"]} == {"encdec", *throughput.BASELINES}
+        assert all(speed > 0 for entry in speeds.values() for speed in entry["images_per_second"]["rounds"])
+        ours = speeds.pop("encdec")["images_per_second"]["rounds"]
+        for entry in speeds.values():
+            pairs = zip(ours, entry["images_per_second"]["rounds"], strict=True)
+            assert entry["encdec_relative"]["rounds"] == pytest.approx([a / b for a, b in pairs])
+        assert check_summaries(result) == 2 * len(speeds)
     printed = capsys.readouterr().out
     assert "encdec relative to" in printed
-    assert "≥ 0.95" in printed
+    assert "≥ 0.92" in printed
     draw.main(out, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 0
 
@@ -233,9 +240,7 @@ def test_costs_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "axes", [{"codes": 1, "products": 2}, {"choices": 2}, {"processes": 2}, {"pictures": 1}], ids=" ".join
-)
+@pytest.mark.parametrize("axes", [{"samples": 1}, {"processes": 2}, {"pictures": 1}], ids=" ".join)
 def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scaling.json"
     scaling.main(["--quick", "--threads", "2", "--axes", *axes, "--out", str(out)])
@@ -246,15 +251,6 @@ def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.Captu
         assert all(axis in row for row in rows)
         assert check_summaries(rows) >= 3
         assert axis in printed
-
-
-def test_choices_are_undone(cli: RunCLI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `scaling` measures without the plain step trains without it."""
-    plain = []
-    monkeypatch.setattr(loops.EpochLoop, "_step", lambda *_: plain.append(1))
-    hook = "--trainer.callbacks+=benchmarks.hooks.LightningsLoop"
-    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", hook)
-    assert not plain
 
 
 def test_every_paradigm_has_its_config() -> None:

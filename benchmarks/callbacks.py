@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from benchmarks.common import Gate
+from benchmarks.turns import Gate
 from encdec.data import DataModule
 
 
@@ -18,27 +18,23 @@ class Turns(pl.Callback):
     def __init__(self) -> None:
         self._gate: Gate | None = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Pass the gate; of several processes the first one does, and the others wait for it in the next step."""
+    def on_before_zero_grad(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Pass the gate before each step; of several processes the first one does, and the others wait for it.
+
+        `on_train_batch_end` would count batches, for which encdec leaves its fast path.
+        """
         if trainer.is_global_zero:
             self._gate = self._gate or Gate()
-            self._gate.reached(trainer.global_step)
-
-
-class LightningsLoop(pl.Callback):
-    """Trains by Lightning's own loop, as runs that need more than the plain step do."""
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have no step called plain."""
-        trainer.fit_loop.epoch_loop._is_plain = lambda _: False
+            self._gate.step()
 
 
 class StopAtFirstStep(pl.Callback):
     """Ends the process after the first optimizer step."""
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """End it."""
-        os._exit(0)
+    def on_before_zero_grad(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End it when the second step begins."""
+        if trainer.global_step > 0:
+            os._exit(0)
 
 
 class Stopwatch(pl.Callback):
@@ -78,7 +74,7 @@ class Stopwatch(pl.Callback):
         self._lap("training_images_per_second", images)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation has ended; pictures and checkpoints follow."""
+        """Validation has ended; images and checkpoints follow."""
         self._lap("validation_images_per_second", len(_data(trainer).splits["val"].labels))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
