@@ -13,6 +13,9 @@ import jsonargparse
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
@@ -269,7 +272,8 @@ class CLI(LightningCLI):
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
             kwargs["logger"] = _RunLogger(self._start.folder)
-        callbacks: list[pl.Callback] = [Header(), Throughput(), ShowAverages()]
+        self._signals = signals.Signals(_save)
+        callbacks: list[pl.Callback] = [self._signals, Header(), Throughput(), ShowAverages()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
             before = identity_in(self._start.contents, self._start.checkpoint)
@@ -292,6 +296,7 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
             callbacks.append(progress())
         kwargs["callbacks"] = [*callbacks, *own]
+        kwargs["plugins"] = _environment(_as_list(config.plugins))
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
@@ -319,15 +324,8 @@ class CLI(LightningCLI):
                 "whole or not at all: leave it out.",
                 2,
             )
-        connector = signals.Signals(trainer, self._save)
-        trainer._signal_connector = connector
-        loops.install(trainer, connector.between_steps)
+        loops.install(trainer, self._signals.between_steps)
         return trainer
-
-    def _save(self) -> None:
-        kept = best_and_last(self.trainer)
-        if kept is not None:
-            kept.save_now(self.trainer)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command, and the arguments of the trainer's method that are not options, because we set them."""
@@ -488,6 +486,21 @@ def _fail(text: str, code: int) -> NoReturn:
     if signals.is_first_to_fail():
         print(f"encdec: error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+def _save(trainer: pl.Trainer) -> None:
+    """Write the checkpoint that a stopped run goes on from."""
+    kept = best_and_last(trainer)
+    if kept is not None:
+        kept.save_now(trainer)
+
+
+def _environment(own: list[Any]) -> list[Any]:
+    """The plugins of a trainer; under Slurm Lightning would save and requeue by itself, in the middle of a step."""
+    chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in own)
+    if chosen or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return own
+    return [*own, SLURMEnvironment(auto_requeue=False)]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import subprocess_script
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed.distributed_c10d import _get_default_store
 
 from encdec.messages import say
 
@@ -47,39 +46,77 @@ class Stopped(SystemExit):
         self.signal, self.together = signal.Signals(number), together
 
 
-class Signals(_SignalConnector):
+class Signals(pl.Callback):
     """Takes a note of SIGINT, SIGTERM and, under Slurm, SIGUSR1 while a trainer trains; ends what is not training.
 
-    A second signal ends a training at once.
+    A second signal ends a training at once. Outside the loops of a trainer signals do what they did before.
 
     Args:
-        trainer: whose processes they are.
         save: writes the checkpoint to go on from.
     """
 
-    def __init__(self, trainer: pl.Trainer, save: Callable[[], None]) -> None:
-        super().__init__(trainer)
+    def __init__(self, save: Callable[[pl.Trainer], None]) -> None:
         self._save = save
+        self._trainer: pl.Trainer | None = None
+        self._before: dict[int, Any] = {}  # the handlers, by signal
         self._noted = 0  # number of the signal
         self._steps_left = self._interval = 1
         self._asked = time.perf_counter()
 
-    def register_signal_handlers(self) -> None:
-        """See Lightning; called when a trainer begins to run, and undone by `teardown` when it ends."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._original_handlers = self._get_current_signal_handlers()
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if REQUEUE is not None and SLURMEnvironment.detect():
-            numbers.append(REQUEUE)
-        for number in numbers:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep the handlers to restore; Lightning sets its own before the loops begin."""
+        self._trainer, self._noted, self._before = trainer, 0, {}
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if REQUEUE is not None and SLURMEnvironment.detect():
+                numbers.append(REQUEUE)
+            self._before = {number: signal.getsignal(number) for number in numbers}
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning's handlers."""
+        self._take_over(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning's handlers."""
+        self._take_over(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning's handlers."""
+        self._take_over(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning's handlers."""
+        self._take_over(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over from Lightning's handlers."""
+        self._take_over(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Restore the handlers."""
+        self._restore()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Restore the handlers."""
+        self._restore()
+
+    def _take_over(self, trainer: pl.Trainer) -> None:
+        for number in self._before:
             signal.signal(number, self._handle)
+        if trainer.received_sigterm and not self._noted:  # by Lightning's handler, just before
+            self._handle(signal.SIGTERM, None)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._noted or self.trainer.state.fn != TrainerFn.FITTING:
+        assert self._trainer is not None
+        if self._noted or self._trainer.state.fn != TrainerFn.FITTING:
             raise Stopped(number)
         self._noted = number
-        if number == signal.SIGINT and self.trainer.is_global_zero and sys.stderr.isatty():
+        if number == signal.SIGINT and self._trainer.is_global_zero and sys.stderr.isatty():
             # not print(), which may be interrupted by this very handler
             os.write(2, b"\nStops after this step and saves; press Ctrl-C once more to stop without saving.\n")
 
@@ -89,19 +126,20 @@ class Signals(_SignalConnector):
         Raises:
             Stopped: it has.
         """
-        number = self._noted if self.trainer.world_size == 1 else self._noted_by_any()
+        assert self._trainer is not None, "it must be among the callbacks of the trainer"
+        number = self._noted if self._trainer.world_size == 1 else self._noted_by_any(self._trainer)
         if number:
-            self._save()
+            self._save(self._trainer)
             raise Stopped(number, together=True)
 
-    def _noted_by_any(self) -> int:
+    def _noted_by_any(self, trainer: pl.Trainer) -> int:
         """The signal that any process has noted, known to all of them at the same step."""
         self._steps_left -= 1
         if self._steps_left > 0:
             return 0
         now = time.perf_counter()
         seconds = max((now - self._asked) / self._interval, 1e-6)
-        device = self.trainer.strategy.root_device
+        device = trainer.strategy.root_device
         answer = torch.tensor([float(self._noted), seconds], device=device)
         torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX)
         number, seconds = answer.tolist()
@@ -131,10 +169,12 @@ def is_one_of_many() -> bool:
 
 def is_first_to_fail() -> bool:
     """Whether no other process of the run has asked this before."""
+    world = torch.distributed.group.WORLD
     try:
-        return _get_default_store().add("encdec_failed", 1) == 1
+        count: int = world is None or world.get_group_store().add("encdec_failed", 1)
     except RuntimeError:  # the process that counts is the one that is gone
         return True
+    return count == 1
 
 
 def is_lost_process(error: BaseException) -> bool:
