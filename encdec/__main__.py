@@ -1,12 +1,8 @@
 """`python -m encdec`, and the console script `encdec`."""
 
-import atexit
-import gc
-import os
-import signal
 import sys
 
-from encdec.cli import streams
+from encdec.cli import process, streams
 from encdec.cli.commands import answer
 from encdec.messages import say
 
@@ -42,19 +38,9 @@ def _run() -> None:
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or a process that dies makes the others print C++ frames
-    # what is imported stays, and looking for garbage in it again and again takes a tenth of the start
-    gc.disable()
-    # Ctrl-C ends the process here and now: nothing is to be saved yet, and an import may swallow a KeyboardInterrupt
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from encdec.cli.command_line import main as run
-
-    signal.signal(signal.SIGINT, handler)
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # or extension modules report at exit what they find not freed
-    gc.enable()
+    with process.importing():
+        from encdec.cli.command_line import main as run
+    process.prepare()
     if waiting:
         print("\r\033[K", end="", file=sys.stderr, flush=True)  # back to the start of the line, and erase it
     run()

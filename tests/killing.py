@@ -175,7 +175,7 @@ def _child(
     rank: int | None = None,
     port: int = 0,
 ) -> None:
-    from encdec.cli import main
+    from encdec.cli import main, process
 
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, as its children
@@ -187,6 +187,7 @@ def _child(
         os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning read the environment when it was imported
     torch.set_num_threads(1)
+    process.prepare()
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

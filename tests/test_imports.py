@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = (
     ("types", "messages", "text", "tables", "copyable", "formats"),
+    ("private",),
     ("files",),
     ("objectives",),
     ("networks", "data"),

@@ -96,7 +96,7 @@ class BestAndLast(ModelCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run has the checkpoint of the step at which it begins, and perhaps a best one."""
-        trainer._logger_connector._callback_metrics.update(self._metrics)
+        trainer.callback_metrics.update(self._metrics)
         assert self.dirpath is not None
         best, last = (Path(self.dirpath, f"{name}.ckpt") for name in ("best", "last"))
         goes_on_with_it = self._started_from is not None and self._started_from.resolve() == last.resolve()

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from encdec.callbacks.image_grids import tensorboard_writers
@@ -77,7 +78,7 @@ class Dashboard(pl.Callback):
         for writer in tensorboard_writers(trainer):
             if step is not None:
                 start = Event(session_log=SessionLog(status=SessionLog.START))
-                writer._get_file_writer().add_event(start, step + 1 if step else 0)
+                file_writer(writer).add_event(start, step + 1 if step else 0)
             if not step:
                 writer.add_custom_scalars(LAYOUT)
 
@@ -98,7 +99,17 @@ class Dashboard(pl.Callback):
         metrics = {name: 0.0 for name in trainer.callback_metrics if name.startswith("val/")}
         for writer in tensorboard_writers(trainer):
             for summary in hparams(values, metrics):  # the metrics' values are those of the scalars of that name
-                writer._get_file_writer().add_summary(summary)
+                file_writer(writer).add_summary(summary)
+
+
+def file_writer(writer: SummaryWriter) -> FileWriter:
+    """What writes a TensorBoard writer's events; a new file where an earlier training has closed its own."""
+    attributes: Any = writer  # torch annotates these two as None
+    if attributes.file_writer is None:
+        attributes.file_writer = FileWriter(writer.get_logdir())
+        attributes.all_writers = {writer.get_logdir(): attributes.file_writer}
+    found: FileWriter = attributes.file_writer
+    return found
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,30 +1,20 @@
 """The command line: LightningCLI with paradigms, data sets and plugins, and errors that are sentences."""
 
-import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonargparse
 import lightning.pytorch as pl
-import torch
 import yaml
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
 
 from encdec import loops, plugins
 from encdec.callbacks import (
@@ -42,14 +32,15 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
-from encdec.cli import arguments, errors, export, quiet, run_config, settings, trainer_flags
+from encdec.cli import arguments, endings, export, process, run_config, settings, trainer_flags
 from encdec.cli.commands import COMMANDS, answer
 from encdec.cli.constructors import Constructors
+from encdec.cli.parser import Parser
+from encdec.cli.run_logger import RunLogger
 from encdec.data import DataModule
 from encdec.data.fingerprints import KEY as DATA_KEY
 from encdec.data.fingerprints import PresentData, identity_in
-from encdec.files import disk_is_full
-from encdec.messages import fail, say
+from encdec.messages import say
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
 from encdec.runs import checkpoints, folders, history, identity, starts, training_state
@@ -60,63 +51,6 @@ from encdec.types import UserError
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 _GROUPS: dict[str, type] = {"trainer": pl.Trainer, **run_config.CALLBACKS}
 """The class whose settings each group of them holds."""
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one sentence, and opens no file but one that follows `--config`.
-
-    jsonargparse takes the text `m.yaml` or `http://…`, where a class or a group of settings is expected, for the place
-    of a config. This parser has no such arguments, for anybody.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
-
-    # jsonargparse has no public way to say these two: `add_subclass_arguments` and groups always take paths
-    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
-        super()._add_signature_parameter(*args, **kwargs | {"sub_configs": False})
-
-    def _create_group_if_requested(self, *args: Any, **kwargs: Any) -> Any:
-        return super()._create_group_if_requested(*args, **kwargs | {"config_load": False})  # type: ignore[no-untyped-call]
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with code 2."""
-        cause = _user_error(ex)
-        keys = [action.dest for action in self._actions if action.dest != "help"]
-        for action in self._actions:  # the keys of the commands, where this is the parser above them
-            if isinstance(action.choices, dict):
-                keys += [a.dest for sub in action.choices.values() for a in getattr(sub, "_actions", [])]
-        fail(str(cause) if cause else errors.sentence(message, keys), 2)
-
-
-class _RunLogger(TensorBoardLogger):
-    """TensorBoard's files in a run's folder."""
-
-    def __init__(self, folder: folders.RunFolder) -> None:
-        super().__init__(folder.parent.parent, folder.parent.name, default_hp_metric=False)
-        self._folder = folder
-
-    @property
-    def version(self) -> str:
-        """The folder's name; a new one is made when this is first asked for."""
-        return self._folder.path.name
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Nothing: the run's config.yaml holds them, beside TensorBoard's files."""
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Write the hyper-parameters, where nothing is in their place yet; a pipe there would be waited for."""
-        if not os.path.lexists(os.path.join(self.log_dir, self.NAME_HPARAMS_FILE)):
-            super().save()
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Write all scalars as one event; TensorBoardLogger writes one for each, which takes 0.1 ms."""
-        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
-        self.experiment._get_file_writer().add_summary(Summary(value=values), step)
 
 
 class CLI(LightningCLI):
@@ -164,10 +98,8 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about `args` beside sys.argv."""
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
-        pass
+        self._ckpt_path = self.config[self._command].pop("ckpt_path", None)
 
     def instantiate_classes(self) -> None:
         """See Lightning; what a constructor refuses is said."""
@@ -178,12 +110,13 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse a call that can't mean anything, before any work is done; find the run that it goes on with."""
+        self.config[self._command]["ckpt_path"] = self._ckpt_path
         config = arguments.at_home(self.config[self.config.subcommand])
         settings.check_values(config, _GROUPS)
         trainer_flags.check(config.trainer)
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
-        self._settings = yaml.safe_load(self._parser(self._command).dump(config, skip_none=False))
+        self._settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
         resume = self._settings.pop("resume", False)  # these two are of a call, not of a run
         self._settings.pop("ckpt_path", None)
         self._resume = resume
@@ -271,7 +204,7 @@ class CLI(LightningCLI):
         self._find_data()
         config = self.config_init[self.config.subcommand].trainer
         if config.logger is None or config.logger is True:
-            kwargs["logger"] = _RunLogger(self._start.folder)
+            kwargs["logger"] = RunLogger(self._start.folder)
         self._signals = signals.Signals(_save)
         callbacks: list[pl.Callback] = [self._signals, Header(), Throughput(), ShowAverages()]
         if self._command == "fit":
@@ -296,11 +229,21 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
             callbacks.append(progress())
         kwargs["callbacks"] = [*callbacks, *own]
-        kwargs["plugins"] = _environment(_as_list(config.plugins))
+        kwargs["plugins"] = trainer_flags.environment(_as_list(config.plugins))
+        self.trainer_class = _trainer
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}", 2) from error
+        if type(trainer.strategy.checkpoint_io) is not TorchCheckpointIO:
+            raise UserError(
+                f"{type(trainer.strategy.checkpoint_io).__name__} can't write a run's checkpoints, which are written "
+                "whole or not at all: leave it out.",
+                2,
+            )
+        trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
+        loops.install(trainer, self._signals.between_steps)
+        return trainer
 
     def _find_data(self) -> None:
         """Look at the images; go on with the run that has them."""
@@ -311,21 +254,6 @@ class CLI(LightningCLI):
             self._start = folders.with_data(start, self._data, self._settings, named, config.checkpoint.dirpath)
             if self._start.checkpoint not in (None, start.checkpoint):
                 self._check_start(config)
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-        if config["enable_checkpointing"] is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, BestAndLast)]
-        trainer = super()._instantiate_trainer(config, callbacks)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
-        else:
-            raise UserError(
-                f"{type(trainer.strategy.checkpoint_io).__name__} can't write a run's checkpoints, which are written "
-                "whole or not at all: leave it out.",
-                2,
-            )
-        loops.install(trainer, self._signals.between_steps)
-        return trainer
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command, and the arguments of the trainer's method that are not options, because we set them."""
@@ -355,8 +283,8 @@ class CLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         """Measure on the test split, in the way that is the same for all paradigms."""
-        evaluation: Evaluate = self._get(self.config_init, "evaluation")
-        evaluation.config = yaml.safe_load(self._parser("test").dump(self.config.test, skip_none=False))
+        evaluation: Evaluate = self.config_init[self._command].evaluation
+        evaluation.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
         self._until_interrupted(self.trainer.test, report_nothing_written, kwargs | {"verbose": False})
         if evaluation.metrics is None:
             report_split(self.trainer, "test")
@@ -390,25 +318,6 @@ class CLI(LightningCLI):
             raise
 
 
-def _keep_freed_memory() -> None:
-    """Keep what a training step frees for the next one.
-
-    glibc gives large blocks back to the kernel, which makes each step's tensors of new pages, cleared one by one.
-    Who has set this in the environment knows better.
-    """
-    if any(name.startswith(("MALLOC_TRIM", "MALLOC_MMAP")) for name in os.environ):
-        return
-    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return  # another C library
-    trim_threshold, mmap_threshold, gibibyte = -1, -3, 1 << 30
-    mallopt(trim_threshold, gibibyte)
-    mallopt(mmap_threshold, gibibyte)
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line: `python -m encdec`, the console script `encdec`, tests and notebooks.
 
@@ -422,70 +331,52 @@ def main(args: Sequence[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else list(args)
     if answer(args):
         return
-    quiet.install()
-    # dark pixels drive gradients, and Adam's squares of them, below 1e-38, where a CPU takes many times as long
-    torch.set_flush_denormal(True)
-    _keep_freed_memory()
-    if not torch.cuda.is_available():
-        # Lightning makes torch open NVIDIA's library at each step of an optimizer, in vain: 0.1 ms
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     try:
-        for problem in plugins.load():
-            say(problem)
-        if args[0] == "export":
-            export.main(args[1:])
-            return
-        CLI(
-            args[0],
-            model_class=Paradigm,
-            datamodule_class=DataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,  # KeepRun saves it
-            seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": 10,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            parser_class=Parser,
-            parser_kwargs={
-                "prog": "encdec",
-                "allow_abbrev": False,
-                args[0]: {"allow_abbrev": False, "description": COMMANDS[args[0]]},
-            },
-            auto_configure_optimizers=False,
-            args=arguments.prepared(args),
-        )
+        with process.unchanged():
+            _run(args)
     except KeyboardInterrupt:  # before or after the training
         raise SystemExit(130) from None
     except Exception as error:
         if os.environ.get("ENCDEC_DEBUG") == "1":
             raise
-        user_error = _user_error(error)
-        if user_error is not None:
-            _fail(str(user_error), user_error.exit_code)
-        if isinstance(error, OSError) and disk_is_full(error):  # while TensorBoard writes, for example
-            what = error.filename or "A file of the run"
-            _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
-        if isinstance(error, MisconfigurationException | OSError):
-            _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            _fail(f"the package {error.name} is not installed, which this needs: {' '.join(str(error).split())}.", 2)
-        if errors.is_out_of_memory(error):
-            _fail("there is not enough memory for this: make the networks, latent_dim or data.batch_size smaller.", 1)
-        if signals.is_lost_process(error):
-            _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
-        _fail(errors.unexpected(error), 1)
+        endings.end(error)
 
 
-def _fail(text: str, code: int) -> NoReturn:
-    """`fail`, on the one process of many that is the first to do so; the errors of others follow from its end."""
-    if not signals.is_one_of_many():
-        fail(text, code)
-    if signals.is_first_to_fail():
-        print(f"encdec: error: {text}", file=sys.stderr, flush=True)
-    raise SystemExit(code)
+def _run(args: list[str]) -> None:
+    for problem in plugins.load():
+        say(problem)
+    if args[0] == "export":
+        export.main(args[1:])
+        return
+    CLI(
+        args[0],
+        model_class=Paradigm,
+        datamodule_class=DataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,  # KeepRun saves it
+        seed_everything_default=0,
+        trainer_defaults={
+            "max_epochs": 10,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        },
+        parser_class=Parser,
+        parser_kwargs={
+            "prog": "encdec",
+            "allow_abbrev": False,
+            args[0]: {"allow_abbrev": False, "description": COMMANDS[args[0]]},
+        },
+        auto_configure_optimizers=False,
+        args=arguments.prepared(args),
+    )
+
+
+def _trainer(**settings: Any) -> pl.Trainer:
+    """The trainer; one that writes no checkpoints has no callback that does."""
+    if settings["enable_checkpointing"] is False:
+        settings["callbacks"] = [one for one in settings["callbacks"] if not isinstance(one, BestAndLast)]
+    return pl.Trainer(**settings)
 
 
 def _save(trainer: pl.Trainer) -> None:
@@ -495,20 +386,7 @@ def _save(trainer: pl.Trainer) -> None:
         kept.save_now(trainer)
 
 
-def _environment(own: list[Any]) -> list[Any]:
-    """The plugins of a trainer; under Slurm Lightning would save and requeue by itself, in the middle of a step."""
-    chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in own)
-    if chosen or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
-        return own
-    return [*own, SLURMEnvironment(auto_requeue=False)]
-
-
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The first error meant for users among the causes of an error."""
-    return next((cause for cause in errors.causes(error) if isinstance(cause, UserError)), None)

@@ -16,6 +16,7 @@ from encdec import plugins
 from encdec.data import DataModule
 from encdec.messages import suggestion
 from encdec.paradigms import Paradigm
+from encdec.types import UserError
 
 _LONGEST = 400
 _KEY = re.compile(r'\s*(?:argument [^:\n]*: )?Parser key "([^"]+)":\s*')
@@ -257,3 +258,8 @@ def _type_name(name: str, classes: set[str] | frozenset[str] = frozenset()) -> s
              "names", "timedelta": "a time"}  # fmt: skip
     article = "an" if name[:1] in "AEIOU" else "a"
     return f"the name of {article} {name}" if name in classes else plain.get(name, name)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The first error meant for users among the causes of an error."""
+    return next((cause for cause in causes(error) if isinstance(cause, UserError)), None)

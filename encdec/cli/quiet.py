@@ -4,6 +4,8 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
@@ -61,6 +63,21 @@ class _ThreadHook:
         is_writer = type(args.thread).__module__.startswith("tensorboard.")
         if not (is_writer and isinstance(args.exc_value, OSError)):
             self._before(args)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Within, the filters are installed; after it, only those that were before."""
+    hook = threading.excepthook
+    loggers = [logger for logger in map(logging.getLogger, _LOGGERS) if _FILTER not in logger.filters]
+    try:
+        with warnings.catch_warnings():
+            install()
+            yield
+    finally:
+        threading.excepthook = hook
+        for logger in loggers:
+            logger.removeFilter(_FILTER)
 
 
 def install() -> None:

@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder
 
 from encdec.types import UserError
@@ -192,3 +195,11 @@ def _check_devices(config: Any) -> None:
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def environment(own: list[Any]) -> list[Any]:
+    """The plugins of a trainer; under Slurm Lightning would save and requeue by itself, in the middle of a step."""
+    chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in own)
+    if chosen or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return own
+    return [*own, SLURMEnvironment(auto_requeue=False)]

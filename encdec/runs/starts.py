@@ -53,9 +53,9 @@ def refuse_strays(trainer: pl.Trainer) -> None:
     Raises:
         UserError: there is such a file.
     """
-    stray = trainer._checkpoint_connector._hpc_resume_path if SLURMEnvironment.detect() else None
-    if stray is not None:
-        raise UserError(f"{stray} was left by another program that ran under Slurm: move it elsewhere.")
+    strays = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*")) if SLURMEnvironment.detect() else []
+    if strays:
+        raise UserError(f"{strays[-1]} was left by another program that ran under Slurm: move it elsewhere.")
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, OnExceptionCheckpoint) and Path(callback.ckpt_path).exists():
             raise UserError(

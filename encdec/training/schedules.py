@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from encdec import private
 from encdec.types import UserError
 
 Interval = Literal["step", "epoch"]
@@ -194,7 +195,7 @@ def _count(number: float, noun: str) -> str:
 def _end(schedule: LRScheduler) -> int | None:
     """How long a schedule is, in what it counts; None if it goes on for ever."""
     if isinstance(schedule, SequentialLR):
-        return int(schedule._milestones[-1])
+        return max(private.milestones(schedule), default=None)
     for cls, setting in _ENDS.items():
         if isinstance(schedule, cls):
             end = getattr(schedule, setting)
@@ -203,8 +204,8 @@ def _end(schedule: LRScheduler) -> int | None:
 
 
 def _parts(schedule: LRScheduler) -> Iterable[LRScheduler]:
-    """The schedules that one is made of; torch has no public name for them."""
-    for part in getattr(schedule, "_schedulers", ()):
+    """The schedules that one is made of, and theirs."""
+    for part in private.parts(schedule):
         yield part
         yield from _parts(part)
 
@@ -212,14 +213,15 @@ def _parts(schedule: LRScheduler) -> Iterable[LRScheduler]:
 def _with_lengths(schedule: LRScheduler, length: float) -> Iterable[tuple[LRScheduler, float]]:
     """A schedule and its parts, each with how long it is in use."""
     yield schedule, length
+    parts = private.parts(schedule)
     if isinstance(schedule, SequentialLR):
-        bounds = [0, *schedule._milestones, length]
+        bounds = [0, *private.milestones(schedule), length]
         lengths = [end - start for start, end in itertools.pairwise(bounds)]
     elif isinstance(schedule, ChainedScheduler):
-        lengths = [length] * len(schedule._schedulers)
+        lengths = [length] * len(parts)
     else:
         return
-    for part, available in zip(schedule._schedulers, lengths, strict=True):
+    for part, available in zip(parts, lengths, strict=False):  # none of either where torch names them otherwise
         yield from _with_lengths(part, available)
 
 

@@ -19,18 +19,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.trainer.states import TrainerFn
 
+from encdec import private
 from encdec.messages import say
 
 REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)  # Windows has neither it nor Slurm
 """What Slurm is asked to send when a job's time is nearly up: `#SBATCH --signal=USR1@120`."""
 _ASK_EVERY = 0.5  # seconds between two questions to the other processes, which cost a round of messages
 _GRACE = 10.0  # seconds in which a process may find out by itself that another one is gone
-
-_OBSERVER = "_launch_process_observer"
-"""Lightning's, which kills this process without a word when another one fails."""
 
 
 class Stopped(SystemExit):
@@ -195,18 +192,16 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
 
     (Those that torchrun or Slurm started are theirs to end; a torchrun that is gone takes its own with it.)
     """
-    before = getattr(subprocess_script, _OBSERVER)
-    setattr(subprocess_script, _OBSERVER, _watch_children)
     if _was_launched(trainer) or "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        yield
+        with private.observing(_watch_children):
+            yield
     except Stopped as stop:
         if stop.together and _was_launched(trainer):
             raise SystemExit(0) from None  # it has done what was asked; the first process's exit code says what
         raise
     finally:
-        setattr(subprocess_script, _OBSERVER, before)
         _end(getattr(trainer.strategy.launcher, "procs", []), sys.exc_info()[1])
 
 

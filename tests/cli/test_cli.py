@@ -1,9 +1,5 @@
 """The command line: overrides, short names, errors that are one sentence."""
 
-import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -182,22 +178,3 @@ def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ENCDEC_DEBUG", "1")
     with pytest.raises(UserError):
         cli("test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt")
-
-
-def test_large_blocks_that_are_freed_stay_with_the_process() -> None:
-    """New pages are cleared by the kernel, one fault for each; malloc's settings from outside are left alone."""
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        pytest.skip("glibc's malloc only")
-    code = (
-        "import resource, torch; from encdec.cli import command_line as cli; cli._keep_freed_memory()\n"
-        "def faults():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(20): torch.zeros(20_000_000)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "faults(); print(faults())"
-    )
-    counts = [
-        int(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout)
-        for env in (os.environ, {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072"})
-    ]
-    assert counts[0] < counts[1] / 10
