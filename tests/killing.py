@@ -36,7 +36,7 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "a checkpoint's writing": ("encdec.runs.checkpoints", "torch.save"),
     "a checkpoint's replacement": ("encdec.files", "os.replace"),
     "after a checkpoint's replacement": ("encdec.files", "_fsync"),
-    "the report": ("encdec.cli", "report_fit"),
+    "the report": ("encdec.cli.command_line", "report_fit"),
     "a prediction's file": ("encdec.callbacks.predictions", "torch.save"),
     "a prediction's place": ("encdec.callbacks.predictions", "os.replace"),
     "loading data": ("encdec.data.digits.Digits", "load"),

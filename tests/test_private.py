@@ -22,7 +22,8 @@ LEFT_OUT = {Path("encdec/loops.py")}  # which is to be deleted, all of it
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
 """Documented, though they begin with an underscore: of named tuples, and os._exit."""
 MOST = {PRIVATE: 5, Path("encdec/paradigms/ae.py"): 2, Path("encdec/paradigms/codes.py"): 2}
-"""How many there may be in each file, beside the names that stand as text; torch has `_save_to_state_dict` and its like for modules to override."""
+"""How many there may be in each file, beside names that stand as text; torch has `_save_to_state_dict` and its like for
+modules to override."""
 
 
 def is_private(name: str) -> bool:
