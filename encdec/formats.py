@@ -6,6 +6,20 @@ REPORT_FORMAT = 1
 """Of the JSON of an evaluation; a change that readers would notice raises it."""
 REPORT_ENDING = ".evaluation.json"
 """last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
+RENAMED_METRICS = {
+    f"{stem}_optimised{rest}": f"{stem}_optimized{rest}"
+    for stem, rest in (
+        ("mse", ""),
+        ("elbo", ""),
+        ("nll", ""),
+        ("nll", "_ess"),
+        ("neighbours", ""),
+        ("active_units", ""),
+    )
+}
+"""What metrics were called in the reports of encdec 0.1, and what they are called since."""
+RENAMED_VALUES = {("mode", "colour"): "color"}
+"""Settings and their values as encdec 0.1 called them, and what the values are called since."""
 
 WRITTEN_BY_KEY = "encdec"
 """Where a checkpoint says who wrote it."""

@@ -16,7 +16,7 @@ from encdec.types import UserError
 
 @final
 class CIFAR10(DataModule):
-    """50,000 + 10,000 colour photographs of 32×32 pixels in 10 classes, downloaded when missing.
+    """50,000 + 10,000 color photographs of 32×32 pixels in 10 classes, downloaded when missing.
 
     Source: Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
 

@@ -38,7 +38,7 @@ class ImageFolder(DataModule):
 
     Each picture is turned as its camera says, scaled so that its shorter side fits, and cropped around its centre.
     What is transparent is laid over white. Of a file with several frames or pages the first is taken. Grey levels of
-    16 bits are scaled (65535 is white), floating-point ones must lie in [0, 1]; of 16-bit colours Pillow keeps the
+    16 bits are scaled (65535 is white), floating-point ones must lie in [0, 1]; of 16-bit colors Pillow keeps the
     upper 8 bits. A JPEG of four times the size or more is decoded at a half, a quarter or an eighth of its own size,
     still at least twice the image's. That is faster, and changes photographs less than half as much as a bilinear
     filter in place of the bicubic one would (by 0.4 to 1 of 255 grey levels on average).
@@ -52,8 +52,8 @@ class ImageFolder(DataModule):
     Args:
         path: the folder.
         size: height and width of the images, in pixels; None leaves them as they are, which must be the same for all.
-        mode: `grey` (one channel) or `colour` (three); None is what the pictures are, which must be the same for all
-            (pictures with a palette are taken as colour).
+        mode: `grey` (one channel) or `color` (three; `colour` in encdec 0.1); None is what the pictures are, which must
+            be the same for all (pictures with a palette are taken as color).
         labels: `folders` makes each folder a class, where there are folders; `none` ignores them.
         max_memory_gb: folders that take more than this as uint8 pixels stay on the disk and are read by workers.
         num_workers: processes that read pictures, where they stay on the disk.
@@ -69,18 +69,21 @@ class ImageFolder(DataModule):
         self,
         path: str,
         size: int | None = 32,
-        mode: Literal["grey", "colour"] | None = "colour",
+        mode: Literal["grey", "color", "colour"] | None = "color",
         labels: Literal["folders", "none"] = "folders",
         max_memory_gb: float = 4.0,
         num_workers: int = 2,
         skip_damaged: bool = False,
         **kwargs: Any,
     ) -> None:
+        if mode == "colour":
+            say("ImageFolder: mode colour is called color since encdec 0.2: set data.mode to color.")
+            mode = "color"
         super().__init__(**kwargs)
         if size is not None and size < 1:
             raise UserError(f"ImageFolder: size is {size}, but pictures need at least 1 pixel.", 2)
-        if mode not in ("grey", "colour", None):
-            raise UserError(f"ImageFolder: mode is {mode!r}, but it must be 'grey', 'colour' or None.", 2)
+        if mode not in ("grey", "color", None):
+            raise UserError(f"ImageFolder: mode is {mode!r}, but it must be 'grey', 'color' or None.", 2)
         if labels not in ("folders", "none"):
             raise UserError(f"ImageFolder: labels is {labels!r}, but it must be 'folders' or 'none'.", 2)
         if num_workers < 0:
@@ -190,7 +193,7 @@ class ImageFolder(DataModule):
         if self.mode is None and header.channels != wanted.channels:
             raise PictureError(
                 f"{path} (picture {row}) is {header.kind}, but {name} is {wanted.kind}",
-                "set data.mode to grey or to colour",
+                "set data.mode to grey or to color",
             )
 
 

@@ -2,7 +2,7 @@
 
 A *pairing* says which latent an image is trained or decoded with: `random` (drawn from the prior), `encoder` (what
 `encode` gives), `paired` (what training used, where `encode` does not give it, as with fixed random latents), or
-`optimised` (found for a held-out image by search). Each metric exists for the pairings it is defined for.
+`optimized` (found for a held-out image by search). Each metric exists for the pairings it is defined for.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means:
 
     optimized = None if optimized is None else optimized[: len(some_test)]
     if encoded is not None or optimized is not None:
-        add_neighbours(context, "test", some_test, {"encoder": encoded, "optimised": optimized})
+        add_neighbours(context, "test", some_test, {"encoder": encoded, "optimized": optimized})
     if paired is not None:
         add_neighbours(context, "train", some_train, {"paired": paired})
     advance(0.3)
@@ -58,7 +58,7 @@ def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means:
 
     means = _latents(context, posterior_mean, "test", torch.arange(min(ACTIVE_IMAGES, num_test)))
     add_active_units(metrics, "active_units", means)
-    add_active_units(metrics, "active_units_optimised", optimized_means)
+    add_active_units(metrics, "active_units_optimized", optimized_means)
     advance(0.6)
 
     pairings = {

@@ -76,9 +76,9 @@ def evaluate_likelihood(context: Context) -> Tensor:
     """Add the likelihoods of the first `num_images` images, in nats per image; see the module for what they are.
 
     `nll_bernoulli`, `nll_bernoulli_binary`, `nll_gaussian`: by the paradigm's own proposal (posterior or prior);
-    `elbo_posterior`: by its posterior; `elbo_optimised`, `nll_optimised`: by fitted Gaussians, under the paradigm's
+    `elbo_posterior`: by its posterior; `elbo_optimized`, `nll_optimized`: by fitted Gaussians, under the paradigm's
     own observation model (Bernoulli where it has none); `elbo_amortisation_gap`; `nll_ess` and
-    `nll_optimised_ess`: effective number of latents.
+    `nll_optimized_ess`: effective number of latents.
 
     Returns:
         The means of the fitted Gaussians, (n, dim).
@@ -117,11 +117,11 @@ def evaluate_likelihood(context: Context) -> Tensor:
         found["nll_ess"] = grey[own_name].effective_count
         fitted = fit_posterior(view, batch, posterior, own, context.search_steps)
         optimised, elbo = posterior_likelihoods(view, batch, fitted, {own_name: own}, context.posterior_samples)
-        found["elbo_optimised"] = elbo[own_name]
-        found["nll_optimised"] = -optimised[own_name].value
-        found["nll_optimised_ess"] = optimised[own_name].effective_count
+        found["elbo_optimized"] = elbo[own_name]
+        found["nll_optimized"] = -optimised[own_name].value
+        found["nll_optimized_ess"] = optimised[own_name].effective_count
         if posterior is not None:
-            found["elbo_amortisation_gap"] = found["elbo_optimised"] - found["elbo_posterior"]
+            found["elbo_amortisation_gap"] = found["elbo_optimized"] - found["elbo_posterior"]
         for name, values in found.items():
             columns.setdefault(name, []).append(values)
         means.append(fitted.mean)
@@ -139,10 +139,10 @@ def evaluate_likelihood(context: Context) -> Tensor:
         "nll_gaussian": f"nats per image, grey pixels, σ = {gaussian.sigma:g}; {k}",
         "nll_own": f"nats per image, {type(own).__name__}; {k}",
         "nll_ess": f"effective samples; {k}",
-        "nll_optimised": f"nats per image, {fitted_k}",
-        "nll_optimised_ess": f"effective samples; {fitted_k}",
+        "nll_optimized": f"nats per image, {fitted_k}",
+        "nll_optimized_ess": f"effective samples; {fitted_k}",
         "elbo_posterior": f"nats per image, {own_name}",
-        "elbo_optimised": f"nats per image, {own_name}, fitted posterior",
+        "elbo_optimized": f"nats per image, {own_name}, fitted posterior",
         "elbo_amortisation_gap": f"nats per image, {own_name}",
     }
     for name in columns:

@@ -25,7 +25,7 @@ Matrix = Callable[[Tensor, Tensor], Tensor]
 
 
 def evaluate_reconstruction(context: Context) -> Tensor:
-    """Add `mse_optimised`; and where images have latents `mse_encoder` and `mse_amortisation_gap`.
+    """Add `mse_optimized`; and where images have latents `mse_encoder` and `mse_amortisation_gap`.
 
     All are MSE per pixel, means over the first `num_images` test images.
 
@@ -44,7 +44,7 @@ def evaluate_reconstruction(context: Context) -> Tensor:
         errors.append(torch.stack([error, through_encoder], dim=1) / context.numel)
         context.advance(sum(map(len, latents)) / len(share))
     merged = processes.merge(torch.cat(errors), n).cpu()
-    metrics.add("mse_optimised", merged[:, 0], "per pixel")
+    metrics.add("mse_optimized", merged[:, 0], "per pixel")
     if encoded is not None:
         metrics.add("mse_encoder", merged[:, 1], "per pixel")
         metrics.add("mse_amortisation_gap", merged[:, 1] - merged[:, 0], "per pixel")

@@ -16,6 +16,7 @@ from typing import Any
 
 from encdec.data import DataModule
 from encdec.data.fingerprints import DataIdentity, PresentData, identity_in
+from encdec.formats import RENAMED_VALUES
 from encdec.runs import trust
 from encdec.types import UserError
 
@@ -223,6 +224,8 @@ def _same(key: str, before: Any, now: Any) -> bool:
         return before.rpartition(".")[2] == now.rpartition(".")[2]  # short names are unique
     if isinstance(before, list | tuple) and isinstance(now, list | tuple):
         return len(before) == len(now) and all(_same("", *pair) for pair in zip(before, now, strict=True))
+    if isinstance(before, str) and isinstance(now, str):
+        return RENAMED_VALUES.get((key, before), before) == RENAMED_VALUES.get((key, now), now)
     try:
         return bool(before == now) or bool(before != before and now != now)  # not a number equals nothing
     except Exception:  # what a stranger's file holds may not be comparable

@@ -182,3 +182,18 @@ def test_a_checkpoint_of_another_name_is_offered(tmp_path: Path, capsys: Capture
     assert stop.value.code == 1
     assert "It holds that of epoch=3: --checkpoint takes it." in capsys.readouterr().err
     assert table_of(tmp_path, capsys, "--checkpoint=epoch=3")[0] == {"vae": ["1", "0.1"]}
+
+
+def test_reports_of_0_1_are_read_under_todays_names(tmp_path: Path, capsys: Capture) -> None:
+    for seed, (metric, mode) in enumerate([("mse_optimised", "colour"), ("mse_optimized", "color")]):
+        report = report_of("vae", seed)
+        report["figures"][metric] = {"value": 0.1 + 0.2 * seed, "unit": "per pixel"}
+        report["config"]["data"]["init_args"]["mode"] = mode
+        write(tmp_path, report, seed)
+    rows, below = table_of(tmp_path, capsys, "--figures=mse_optimized")
+    assert rows == {"vae": ["2", "0.2 ± 0.1"]}
+    assert "mse_optimized: per pixel" in below
+    compare.main([str(tmp_path), "--markdown", "--figures=mse_optimised"])
+    out, err = capsys.readouterr()
+    assert "|  | seeds | mse_optimized |" in out
+    assert err == "encdec: --figures: mse_optimised is called mse_optimized since encdec 0.2; take that name.\n"

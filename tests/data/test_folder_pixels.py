@@ -81,8 +81,8 @@ def test_16_bit_grey_levels_are_scaled(ending: str, tmp_path: Path) -> None:
     else:
         write(path, LEVELS)
     assert np.array_equal(grey(path), np.round(LEVELS / 65535 * 255))
-    colour = read_picture(path, (3, 16, 16))
-    assert all(np.array_equal(channel, grey(path)) for channel in colour)
+    color = read_picture(path, (3, 16, 16))
+    assert all(np.array_equal(channel, grey(path)) for channel in color)
 
 
 def test_16_bit_pictures_whose_white_is_0_are_inverted(tmp_path: Path) -> None:
@@ -164,23 +164,23 @@ def test_what_is_transparent_is_laid_over_white(mode: str, ending: str, tmp_path
     assert np.array_equal(found[:, :8], expected[:, :8])
 
 
-def test_transparent_colours_and_palettes_are_white(tmp_path: Path) -> None:
+def test_transparent_colors_and_palettes_are_white(tmp_path: Path) -> None:
     picture = np.zeros((16, 16), np.uint8)
     picture[:4], picture[4:8] = 3, 7
     palette = Image.fromarray(picture).convert("P")
     palette.putpalette(bytes(range(0, 240, 10)))
-    colours = np.asarray(palette.convert("RGB")).copy()
-    assert colours[0, 0].tolist() == [90, 100, 110]
-    expected = colours.copy()
+    colors = np.asarray(palette.convert("RGB")).copy()
+    assert colors[0, 0].tolist() == [90, 100, 110]
+    expected = colors.copy()
     expected[:4] = 255
     palette.save(tmp_path / "palette.png", transparency=3)
     palette.save(tmp_path / "palette.gif", transparency=3)
-    Image.fromarray(colours).save(tmp_path / "key.png", transparency=(90, 100, 110))
+    Image.fromarray(colors).save(tmp_path / "key.png", transparency=(90, 100, 110))
     for name in ("palette.png", "palette.gif", "key.png"):
         assert np.array_equal(read_picture(tmp_path / name, (3, 16, 16)).permute(1, 2, 0), expected), name
     palette.save(tmp_path / "half.png", transparency=bytes([255] * 7 + [128]))
-    expected = colours.copy()
-    expected[4:8] = np.round(colours[4:8] * (128 / 255) + 255 * (127 / 255))
+    expected = colors.copy()
+    expected[4:8] = np.round(colors[4:8] * (128 / 255) + 255 * (127 / 255))
     half = read_picture(tmp_path / "half.png", (3, 16, 16)).permute(1, 2, 0).numpy().astype(float)
     assert np.abs(half - expected).max() <= 1
     deep = LEVELS.copy()

@@ -15,7 +15,7 @@ from tests.conftest import RunCLI
 from tests.small_data import write_all
 
 
-@pytest.mark.parametrize("mode", ["grey", "colour"])
+@pytest.mark.parametrize("mode", ["grey", "color"])
 @pytest.mark.parametrize("memory", [4.0, 0.0], ids=["in memory", "streamed"])
 def test_folder_gives_the_same_pixels_from_memory_and_from_workers(
     mode: str, memory: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -154,3 +154,24 @@ def test_a_picture_that_breaks_during_a_run_ends_it_with_a_sentence(
         f"encdec: error: ImageFolder: {broken} (picture 18) can't be decoded (image file is truncated): replace or "
         "delete it, or set data.skip_damaged to true, which leaves out what can't be decoded."
     )
+
+
+def test_the_old_name_of_a_mode_is_taken_and_the_new_one_said(
+    cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a run of encdec 0.1, whose files have the old name, is resumed with a config that has the new one."""
+    args = ("--model=EncoderlessVAE", "--data=ImageFolder", "--data.path=data/pictures", "--data.size=8",
+            "--model.decoder.hidden=[4]", "--model.latent_dim=2", "--name=run")  # fmt: skip
+    cli("fit", *args, "--data.mode=colour", "--trainer.max_epochs=1")
+    assert capsys.readouterr().err == (
+        "encdec: ImageFolder: mode colour is called color since encdec 0.2: set data.mode to color.\n"
+    )
+    run = Path("lightning_logs/run/version_0")
+    last = run / "checkpoints" / "last.ckpt"
+    held = torch.load(last, weights_only=True)
+    assert held["datamodule_hyper_parameters"]["mode"] == "colour", "as it was given"
+    assert "mode: colour" in (run / "config.yaml").read_text()
+    cli("validate", f"--ckpt_path={last}", "--data.mode=color")
+    cli("fit", f"--resume={run}", "--data.mode=color", "--trainer.max_epochs=2")
+    assert "color" not in capsys.readouterr().err
+    assert torch.load(last, weights_only=True)["epoch"] == 1

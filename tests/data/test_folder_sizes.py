@@ -70,8 +70,8 @@ def test_mixed_modes_are_found_when_loading(memory: float, tmp_path: Path) -> No
     with pytest.raises(UserError) as error:
         ImageFolder(folder, mode=None, max_memory_gb=memory).load()
     assert str(error.value) == (
-        f"ImageFolder: {folder}/4.png (picture 4) is grey (Pillow's mode L), but {folder}/0.png is colour (Pillow's "
-        "mode RGB): set data.mode to grey or to colour."
+        f"ImageFolder: {folder}/4.png (picture 4) is grey (Pillow's mode L), but {folder}/0.png is color (Pillow's "
+        "mode RGB): set data.mode to grey or to color."
     )
     assert ImageFolder(folder, size=None, mode="grey").image_shape == (1, 10, 14)
 
@@ -119,7 +119,7 @@ def test_a_run_on_pictures_that_are_not_square(network: str, cli: RunCLI, projec
 
 def test_settings_that_mean_nothing_are_refused() -> None:
     for setting, found in (
-        ({"mode": "gray"}, "mode is 'gray', but it must be 'grey', 'colour' or None"),
+        ({"mode": "gray"}, "mode is 'gray', but it must be 'grey', 'color' or None"),
         ({"labels": "files"}, "labels is 'files', but it must be 'folders' or 'none'"),
         ({"size": 0}, "size is 0, but"),
     ):

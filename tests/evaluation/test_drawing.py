@@ -105,8 +105,8 @@ def test_test_writes_its_report_before_it_draws(
     cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
     out, err = capsys.readouterr()
     assert err == r"encdec: test/latent_map is not drawn (ValueError: no [picture]\nhere); all else goes on." + "\n"
-    assert "mse_optimised" in out
-    assert "mse_optimised" in json.loads(report.read_text())["figures"]
+    assert "mse_optimized" in out
+    assert "mse_optimized" in json.loads(report.read_text())["figures"]
     tags = set(events("lightning_logs/vae/version_0").Tags()["images"])
     assert {"test/reconstructions", "test/interpolations"} <= tags
     assert "test/latent_map" not in tags

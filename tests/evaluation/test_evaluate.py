@@ -22,9 +22,9 @@ from tests.conftest import ROOT, RunCLI, events
 SMALL = ("--evaluation.num_images=60", "--evaluation.num_samples=80", "--evaluation.posterior_samples=4",
          "--evaluation.prior_samples=200", "--evaluation.code_steps=8")  # fmt: skip
 SHORT = ("--trainer.max_epochs=2", "--trainer.log_every_n_steps=5", "--images.every_n_epochs=100")
-ALWAYS = {"loss", "mse", "bce", "mse_optimised", "nll_bernoulli",
-          "nll_bernoulli_binary", "nll_gaussian", "nll_ess", "elbo_optimised", "nll_optimised", "neighbours_optimised",
-          "path_length", "lipschitz_mean", "active_units_optimised", "target_near_random", "gradient_near_random",
+ALWAYS = {"loss", "mse", "bce", "mse_optimized", "nll_bernoulli",
+          "nll_bernoulli_binary", "nll_gaussian", "nll_ess", "elbo_optimized", "nll_optimized", "neighbours_optimized",
+          "path_length", "lipschitz_mean", "active_units_optimized", "target_near_random", "gradient_near_random",
           "frechet_classifier", "kernel_classifier", "precision_classifier", "recall_classifier", "density_classifier",
           "coverage_classifier", "sample_variance", "sample_variance_z", "sample_mean_distance",
           "memorised"}  # fmt: skip
@@ -155,7 +155,7 @@ def test_only_the_asked_for_parts_run(cli: RunCLI, project: Path, capsys: pytest
     assert not list(project.rglob("*.evaluation.*"))
     cli("test", "--ckpt_path", checkpoint, "--evaluation.parts=[reconstruction]", *SMALL)
     figures = values_of(report_of("vae_noenc"))
-    assert "mse_optimised" in figures
+    assert "mse_optimized" in figures
     assert not {"nll_bernoulli", "memorised", "path_length"} & figures.keys()
 
 
@@ -180,7 +180,7 @@ def test_a_gaussian_observation_model_keeps_its_sigma(cli: RunCLI, project: Path
         "--evaluation.parts=[likelihood]")  # fmt: skip
     figures = report_of("vae")["figures"]
     assert "σ = 0.2" in figures["nll_gaussian"]["unit"]
-    assert figures["nll_optimised"]["unit"].startswith("nats per image, gaussian")
+    assert figures["nll_optimized"]["unit"].startswith("nats per image, gaussian")
     # importance sampling can only tighten the bound, up to the noise of a few codes
     assert figures["nll_gaussian"]["value"] < -figures["elbo_posterior"]["value"] + 0.5
 
@@ -252,7 +252,7 @@ def test_an_unwritable_folder_loses_no_figures(
             "--evaluation.parts=[reconstruction]")  # fmt: skip
     out, err = capsys.readouterr()
     assert stop.value.code == 1
-    assert "mse_optimised" in out
+    assert "mse_optimized" in out
     assert "last.evaluation.json can't be written (No space left on device)" in err
     assert len(err.splitlines()) == 1
     assert not list(project.rglob("*evaluation*"))

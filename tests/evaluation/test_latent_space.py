@@ -34,7 +34,7 @@ def test_active_units_of_a_vae_against_its_encoder() -> None:
     metrics = evaluate_latents(paradigm, random_images(30), test, optimized_means=torch.zeros(50, 6))
     expected = int((means.double().numpy().var(0) > 0.01).sum())
     assert metrics.values["active_units"].value == expected
-    assert metrics.values["active_units_optimised"].value == 0
+    assert metrics.values["active_units_optimized"].value == 0
 
 
 COMMON = {"path_length", "path_ratio", "lipschitz_mean", "lipschitz_max"}
@@ -72,7 +72,7 @@ def test_a_paradigm_has_the_metrics_of_its_pairings(paradigm: Paradigm, names: s
 def test_optimized_latents_are_those_of_the_first_test_images() -> None:
     test = random_images(60)
     metrics = evaluate_latents(Linear(), random_images(30), test, optimized=pixels_of(test)[:40].float())
-    metric = metrics.values["neighbours_optimised"]
+    metric = metrics.values["neighbours_optimized"]
     assert metric.value == 1
     assert metric.reference == pytest.approx(10 / 39)
 

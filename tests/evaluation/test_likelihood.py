@@ -171,8 +171,8 @@ def test_the_amortisation_gap_is_what_a_wrong_encoder_loses() -> None:
     found = evaluated(LinearGaussian(0.3), images, search_steps=300, posterior_samples=256).values
     lost = 0.5 * 0.3**2 * float((1 + WEIGHT.square().sum(0) / SIGMA**2).sum())
     assert found["elbo_amortisation_gap"].value == pytest.approx(lost, rel=0.05)
-    assert found["elbo_optimised"].value == pytest.approx(-exact_nll(images).mean().item(), abs=0.02)
-    assert found["nll_optimised"].value == pytest.approx(exact_nll(images).mean().item(), abs=0.01)
+    assert found["elbo_optimized"].value == pytest.approx(-exact_nll(images).mean().item(), abs=0.02)
+    assert found["nll_optimized"].value == pytest.approx(exact_nll(images).mean().item(), abs=0.01)
     spread = found["nll_gaussian"].standard_error
     assert spread == pytest.approx(exact_nll(images).std().item() / math.sqrt(60), rel=0.05)
 
@@ -183,7 +183,7 @@ def test_every_number_of_codes_and_every_kind_of_data_is_stated() -> None:
     assert "binarised at 0.5" in found["nll_bernoulli_binary"].unit
     without = evaluated(LinearGaussian(with_posterior=False), drawn(10)).values
     assert without["nll_gaussian"].unit == "nats per image, grey pixels, σ = 0.1; prior, K = 500"
-    assert without["nll_optimised"].unit == "nats per image, gaussian, fitted posterior, K = 16"
+    assert without["nll_optimized"].unit == "nats per image, gaussian, fitted posterior, K = 16"
     assert not {"elbo_posterior", "elbo_amortisation_gap"} & set(without)
 
 
@@ -239,7 +239,7 @@ def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> Non
     assert encoded is not None
     lost = (((encoded - best) @ WEIGHT.T).square().sum(1) / PIXELS).mean().item()
     assert values["mse_amortisation_gap"] == pytest.approx(lost, rel=0.02)
-    assert values["mse_encoder"] - values["mse_optimised"] == pytest.approx(values["mse_amortisation_gap"])
+    assert values["mse_encoder"] - values["mse_optimized"] == pytest.approx(values["mse_amortisation_gap"])
 
 
 def test_a_search_never_ends_above_its_start() -> None:

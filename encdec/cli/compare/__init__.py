@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
 from encdec.cli.compare.reading import find, read
+from encdec.formats import RENAMED_METRICS
 from encdec.messages import fail, say, suggestion
 from encdec.text import printable
 from encdec.types import UserError
@@ -17,7 +18,7 @@ __all__ = ["FIGURES", "Parser", "find", "main", "read", "rows", "summary"]
 FIGURES = (
     "mse",
     "mse_encoder",
-    "mse_optimised",
+    "mse_optimized",
     "nll_bernoulli",
     "elbo_posterior",
     "frechet_classifier",
@@ -126,7 +127,11 @@ def _wanted(figures: str | None, known: list[str]) -> list[str]:
         return [name for name in FIGURES if name in known]
     if figures == "all":
         return known
-    wanted = list(dict.fromkeys(name.strip() for name in figures.split(",")))
+    named = [name.strip() for name in figures.split(",")]
+    for name in named:
+        if name in RENAMED_METRICS:
+            say(f"--figures: {name} is called {RENAMED_METRICS[name]} since encdec 0.2; take that name.")
+    wanted = list(dict.fromkeys(RENAMED_METRICS.get(name, name) for name in named))
     for name in wanted:
         if name not in known:
             names = printable(", ".join(known)) or "none"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from encdec.formats import RENAMED_VALUES
 from encdec.text import printable
 
 _RUN = ("model", "data", "trainer")
@@ -152,6 +153,8 @@ def _value(report: Mapping[str, Any], metric: str) -> float | None:
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
     """Nested settings with one name each; a class by its short name, its arguments below it."""
+    if isinstance(value, str):
+        return {name: RENAMED_VALUES.get((name.rpartition(".")[2], value), value)}
     if not isinstance(value, Mapping):
         return {name: value}
     flat: dict[str, Any] = {}

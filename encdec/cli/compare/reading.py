@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec.files import expanded
-from encdec.formats import REPORT_ENDING, REPORT_FORMAT
+from encdec.formats import RENAMED_METRICS, REPORT_ENDING, REPORT_FORMAT
 from encdec.text import printable
 from encdec.types import UserError
 
@@ -49,7 +49,7 @@ def find(paths: Iterable[str], checkpoint: str | None) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report, checked as a whole; its `checkpoint` is the stem of the checkpoint's file.
+    """A report, checked as a whole, with today's names; its `checkpoint` is the stem of the checkpoint's file.
 
     Raises:
         UserError: it can't be read, or it is not a report; the sentence says what is wrong.
@@ -67,6 +67,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{_shown(path)} can't be read as an evaluation ({type(error).__name__}): "
             f"{printable(problem or 'unknown reason', 200)}; write it again by `python -m encdec test`."
         ) from error
+    report["figures"] = {RENAMED_METRICS.get(name, name): metric for name, metric in report["figures"].items()}
     report["checkpoint"] = Path(report.get("checkpoint") or path.name.removesuffix(REPORT_ENDING)).stem
     return report
 

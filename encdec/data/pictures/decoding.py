@@ -86,13 +86,13 @@ class Header(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """1 for grey levels, 3 for colours."""
+        """1 for grey levels, 3 for colors."""
         return 1 if Image.getmodebase(self.mode) == "L" else 3
 
     @property
     def kind(self) -> str:
-        """Grey or colour, in words."""
-        return f"{'grey' if self.channels == 1 else 'colour'} (Pillow's mode {self.mode})"
+        """Grey or color, in words."""
+        return f"{'grey' if self.channels == 1 else 'color'} (Pillow's mode {self.mode})"
 
 
 def read_header(path: Path, index: int, decode: bool = False) -> Header:
