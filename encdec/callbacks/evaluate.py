@@ -47,7 +47,7 @@ Stage = Callable[[str], Advance]
 class Evaluate(pl.Callback):
     """After `test`, scores the checkpoint on the test split in the same way for every paradigm.
 
-    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` beside the checkpoint, logs every metric as
+    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` next to the checkpoint, logs every metric as
     `test/NAME`, and then draws images; one that can't be drawn costs a sentence. What each metric means is described
     in docs/evaluation.md.
 
@@ -129,7 +129,7 @@ class Evaluate(pl.Callback):
             folder, stem = _folder_and_stem(trainer, run)
             self.written.extend(report.write(found, folder, stem))
             as_json, as_csv = self.written
-            print(f"{as_json} and {as_csv.name}: these figures, with all that repeats them", flush=True)
+            print(f"{as_json} and {as_csv.name}: these metrics, with all that repeats them", flush=True)
             self._log(trainer, pl_module)
             with torch.inference_mode(False), torch.no_grad():
                 for writer in tensorboard_writers(trainer):

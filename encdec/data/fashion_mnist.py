@@ -17,7 +17,7 @@ DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 
 @final
 class FashionMNIST(DataModule):
-    """60,000 + 10,000 grey pictures of clothes of 28×28 pixels.
+    """60,000 + 10,000 grey images of clothes of 28×28 pixels.
 
     Taken from `data_dir` if they are there, else from Debian's package dataset-fashion-mnist if it is installed,
     else downloaded.

@@ -47,16 +47,16 @@ def read_dataset(folder: Path, classes: tuple[str, ...], ending: str = "") -> tu
     Raises:
         UserError: a file can't be read, or two that belong together do not fit.
     """
-    pictures, labels = (
+    image_files, labels = (
         [folder / f"{part}-{kind}-ubyte{ending}" for part in ("train", "t10k")]
         for kind in ("images-idx3", "labels-idx1")
     )
-    train, test = (_read_split(*files, classes) for files in zip(pictures, labels, strict=True))
+    train, test = (_read_split(*files, classes) for files in zip(image_files, labels, strict=True))
     if train.image_shape != test.image_shape:
         sizes = ["×".join(map(str, images.image_shape[1:])) for images in (train, test)]
         raise UserError(
-            f"{pictures[0]} has images of {sizes[0]} pixels, but {pictures[1]} of {sizes[1]}: put files there that "
-            "belong together."
+            f"{image_files[0]} has images of {sizes[0]} pixels, but {image_files[1]} of {sizes[1]}: put files there "
+            "that belong together."
         )
     return train, test
 

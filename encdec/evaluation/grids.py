@@ -17,7 +17,7 @@ from encdec.messages import say
 from encdec.text import printable
 
 _GREY = 0.5  # separates images, whatever their background
-_WIDEST = 4096  # pixels to which a picture is enlarged at most
+_WIDEST = 4096  # pixels to which a image is enlarged at most
 _SPRITE = 1 << 23  # numbers of all thumbnails together
 
 
@@ -34,8 +34,8 @@ def as_rgb(images: Tensor) -> Tensor:
 
 def grid(images: Tensor, columns: int) -> Tensor:
     """Images side by side, row by row: (N, C, H, W) in [0, 1] -> (3, H', W')."""
-    picture: Tensor = make_grid(as_rgb(images), nrow=columns, padding=1, pad_value=_GREY)
-    return picture
+    image: Tensor = make_grid(as_rgb(images), nrow=columns, padding=1, pad_value=_GREY)
+    return image
 
 
 def comparison(rows: Sequence[Tensor], columns: int) -> Tensor:
@@ -50,10 +50,10 @@ def sample_labels(num_classes: int) -> tuple[Tensor, int]:
     return torch.arange(8 * columns) % columns % num_classes, columns
 
 
-def enlarge(picture: Tensor, smallest: int = 256) -> Tensor:
-    """A picture scaled up by a whole factor until it is `smallest` pixels high, or 4,096 wide: (C, kH, kW)."""
-    factor = max(1, min(-(-smallest // picture.shape[1]), _WIDEST // picture.shape[2]))
-    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+def enlarge(image: Tensor, smallest: int = 256) -> Tensor:
+    """An image scaled up by a whole factor until it is `smallest` pixels high, or 4,096 wide: (C, kH, kW)."""
+    factor = max(1, min(-(-smallest // image.shape[1]), _WIDEST // image.shape[2]))
+    return image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def thumbnails(images: Tensor) -> Tensor:
@@ -70,9 +70,9 @@ def thumbnails(images: Tensor) -> Tensor:
     return F.pad(as_rgb(images), (left, side - width - left, top, side - height - top), value=_GREY)
 
 
-def as_png(picture: Tensor) -> bytes:
-    """A picture (3, H, W) in [0, 1] as the content of a PNG file."""
-    pixels = picture.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
+def as_png(image: Tensor) -> bytes:
+    """An image (3, H, W) in [0, 1] as the content of a PNG file."""
+    pixels = image.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
     content = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(content, format="PNG")
     return content.getvalue()
@@ -80,7 +80,7 @@ def as_png(picture: Tensor) -> bytes:
 
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
-    """Within, what goes wrong costs the picture of that name and a sentence on stderr, but nothing else."""
+    """Within, what goes wrong costs the image of that name and a sentence on stderr, but nothing else."""
     try:
         yield
     except Exception as error:  # whatever a library, or a plugin's network, makes of unusual images

@@ -1,4 +1,4 @@
-"""The results of an evaluation as one JSON and one CSV file beside the checkpoint, with all that repeats them."""
+"""The results of an evaluation as one JSON and one CSV file next to the checkpoint, with all that repeats them."""
 
 import csv
 import hashlib
