@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from encdec.paradigms import Paradigm
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(checkpoint: str | PathLike[str]) -> Paradigm:

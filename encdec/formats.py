@@ -1,6 +1,6 @@
 """The formats of what encdec writes, and the names under which a checkpoint holds what Lightning's does not."""
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Of checkpoints and exports; raised when an older encdec would misread what this one writes."""
 REPORT_FORMAT = 1
 """Of the JSON of an evaluation; a change that readers would notice raises it."""

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
 from encdec.objectives.observations import Observation
+from encdec.objectives.priors import FittedPrior, Prior
 from encdec.paradigms import Paradigm
 from encdec.types import UserError
 
@@ -31,6 +32,8 @@ KINDS: dict[str, type[Any]] = {
     "encoder": Encoder,
     "decoder": Decoder,
     "observation": Observation,
+    "prior": Prior,
+    "ex_post": FittedPrior,
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
 }

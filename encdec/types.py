@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,29 @@ def scaled(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255)
 
 
+class Losses(NamedTuple):
+    """What an objective gives for a batch of B images.
+
+    Attributes:
+        loss: what is minimised, (B,), one value for each image, whose mean is taken; or () where it is of the set.
+        terms: other values by name, (B,) or (), which are logged under their names; a term named `mse` or `bce` is that
+            of the output and is not computed again.
+        logits: an output for each image, (B, C, H, W), that is compared with the images: it is measured as `mse` and
+            `bce`, and drawn; None where no output is made for an image.
+        others: further such outputs by name: `zeros` is measured as `mse_zeros` and `bce_zeros`.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor] = {}
+    logits: Tensor | None = None
+    others: Mapping[str, Tensor] = {}
+
+    def outputs(self) -> dict[str, Tensor]:
+        """All outputs by their suffix: "" or "_NAME"."""
+        first = {} if self.logits is None else {"": self.logits}
+        return first | {f"_{name}": logits for name, logits in self.others.items()}
+
+
 class Conditioning(StrEnum):
     """What an output depends on of the image that it is compared with; it decides which floor its loss has."""
 
@@ -55,3 +79,15 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def require_positive(owner: object, *names: str) -> None:
+    """Check that attributes of `owner` are greater than zero.
+
+    Raises:
+        UserError: one is not; the sentence names it.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not value > 0:
+            raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)

@@ -27,10 +27,10 @@ from .conftest import ENVIRONMENT, events, new_project
 from .small_data import write_cifar10
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["encdec.cli", "sklearn.datasets", "tests.killing"])
+_FORKS.set_forkserver_preload(["encdec.cli.command_line", "sklearn.datasets", "tests.killing"])
 
 MOMENTS: dict[str, tuple[str, str]] = {
-    "a step": ("encdec.paradigms.base.Paradigm", "training_step"),
+    "a step": ("encdec.objectives.noise.Noise", "begin_step"),
     "a validation": ("encdec.paradigms.base.Paradigm", "validation_step"),
     "the end of a validation": ("encdec.callbacks.best_and_last.BestAndLast", "on_validation_end"),
     "a checkpoint's writing": ("encdec.runs.checkpoints", "torch.save"),

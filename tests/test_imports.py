@@ -18,7 +18,6 @@ LAYERS = (
     ("evaluation",),
     ("runs",),
     ("callbacks",),
-    ("loops",),
     ("cli",),
     ("testing", "__main__"),
 )

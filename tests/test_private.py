@@ -18,10 +18,9 @@ from encdec.types import UserError
 from tests.conftest import ROOT
 
 PRIVATE = Path("encdec/private.py")
-LEFT_OUT = {Path("encdec/loops.py")}  # which is to be deleted, all of it
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
 """Documented, though they begin with an underscore: of named tuples, and os._exit."""
-MOST = {PRIVATE: 5, Path("encdec/paradigms/ae.py"): 2, Path("encdec/paradigms/codes.py"): 2}
+MOST = {PRIVATE: 5, Path("encdec/paradigms/codes.py"): 2}
 """How many there may be in each file, beside names that stand as text; torch has `_save_to_state_dict` and its like for
 modules to override."""
 
@@ -32,8 +31,7 @@ def is_private(name: str) -> bool:
 
 def sources() -> dict[Path, ast.Module]:
     paths = [path for folder in ("encdec", "plugins") for path in sorted((ROOT / folder).rglob("*.py"))]
-    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
-    return {path: tree for path, tree in trees.items() if path not in LEFT_OUT}
+    return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
 
 
 def bound(tree: ast.Module) -> set[str]:

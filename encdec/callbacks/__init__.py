@@ -16,7 +16,6 @@ from encdec.callbacks.terminal import (
     report_nothing_written,
     report_split,
 )
-from encdec.callbacks.throughput import Throughput
 
 __all__ = [
     "BestAndLast",
@@ -27,7 +26,6 @@ __all__ = [
     "KeepRun",
     "LogFloors",
     "ShowAverages",
-    "Throughput",
     "WritePredictions",
     "best_and_last",
     "progress",

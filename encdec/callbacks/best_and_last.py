@@ -27,7 +27,8 @@ class BestAndLast(ModelCheckpoint):
     validation scalars of its model under `metrics`; one that was saved between validations has none.
 
     Args:
-        monitor: the scalar that decides which is best.
+        monitor: the scalar that decides which is best; if None, the paradigm's, which is the validation loss where that
+            measures progress. Where it does not, and none is given, there is no best.
         mode: whether lower or higher is better.
         dirpath: folder; `checkpoints` in the run's folder if not given.
         seconds_between: how long `last.ckpt` is left as it is while training goes on, in seconds; 0 writes it after
@@ -38,9 +39,11 @@ class BestAndLast(ModelCheckpoint):
         UserError: `seconds_between` is negative or no number.
     """
 
+    takes_several_batches = True
+
     def __init__(
         self,
-        monitor: str = "val/loss",
+        monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         dirpath: str | None = None,
         seconds_between: float = 10,
@@ -51,7 +54,7 @@ class BestAndLast(ModelCheckpoint):
         super().__init__(
             dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
         )
-        self.seconds_between = seconds_between
+        self._asked, self.seconds_between = monitor, seconds_between
         self._written_at = -math.inf
         self._started_from: Path | None = None
         self._last_saved: tuple[int, bool] | None = None  # at which step, and whether a callback had ended the training
@@ -78,6 +81,16 @@ class BestAndLast(ModelCheckpoint):
                 f"checkpoint.dirpath is {self.dirpath}, which holds the checkpoints of another run: name an empty "
                 "folder, or leave it out."
             )
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint holds its state, whatever it monitors."""
+        return type(self).__name__
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take what the paradigm names, where the user does not."""
+        self.monitor = self._asked or getattr(pl_module, "monitor", "val/loss")
+        super().setup(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:
         """The scores, but no paths: a run's folder may be moved."""
@@ -117,7 +130,7 @@ class BestAndLast(ModelCheckpoint):
         """Save the best and the last."""
         self._validated_step = trainer.global_step
         if self._saves(trainer):
-            if self.monitor not in trainer.callback_metrics:
+            if self.monitor is not None and self.monitor not in trainer.callback_metrics:
                 known = [name for name in trainer.callback_metrics if name.startswith("val/")]
                 raise UserError(
                     f"checkpoint.monitor is {self.monitor!r}, but what a validation gives is {', '.join(known)}: "
@@ -129,7 +142,8 @@ class BestAndLast(ModelCheckpoint):
             except OSError:
                 self.save_now(trainer)
                 raise
-            super().on_validation_end(trainer, pl_module)
+            if self.monitor is not None:
+                super().on_validation_end(trainer, pl_module)
             self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

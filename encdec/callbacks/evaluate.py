@@ -30,14 +30,15 @@ from encdec.evaluation.processes import Processes
 from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.samples import evaluate_samples
+from encdec.evaluation.smoothness import add_smoothness
 from encdec.evaluation.view import View
 from encdec.files import expanded
 from encdec.formats import REPORT_FORMAT
 from encdec.paradigms import Paradigm
-from encdec.paradigms.base import require_positive
 from encdec.runs import history
 from encdec.tables import print_table
 from encdec.text import printable
+from encdec.types import require_positive
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
 Stage = Callable[[str], Advance]
@@ -160,12 +161,22 @@ class Evaluate(pl.Callback):
             if "samples" in self.parts:  # first, because it may have to say that what was asked for is not at hand
                 folder = expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
                 space = find_space(starting("feature space"), self.feature_space, Path(folder), fingerprint)
-            if "reconstruction" in self.parts:
+            parts = set(self.parts)
+            if not context.view.is_latent:
+                name = type(context.view.paradigm).__name__
+                for part in sorted(parts & {"reconstruction", "likelihood"}):
+                    context.metrics.undefined[part] = (
+                        f"{name} makes images of noise, without latents or p(x|z)"
+                    )
+                parts -= {"reconstruction", "likelihood"}
+            if "reconstruction" in parts:
                 latents = evaluate_reconstruction(starting("reconstruction: searching latents"))
-            if "likelihood" in self.parts:
+            if "likelihood" in parts:
                 means = evaluate_likelihood(starting("likelihood"))
-            if "latent" in self.parts:
+            if "latent" in parts and context.view.is_latent:
                 evaluate_latent(starting("latent space"), latents, means)
+            elif "latent" in parts:
+                add_smoothness(starting("smoothness"))
             if space is not None:
                 evaluate_samples(starting("samples"), space)
         return latents, "" if space is None else space.description

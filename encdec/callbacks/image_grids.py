@@ -11,8 +11,7 @@ from encdec.evaluation.grids import comparison, drawing, enlarge, grid, sample_l
 from encdec.objectives.losses import pixel_means
 from encdec.objectives.noise import normal
 from encdec.paradigms import Paradigm
-from encdec.paradigms.base import require_positive
-from encdec.types import Batch
+from encdec.types import Batch, require_positive
 
 _SAMPLES = 2  # which draw of `normal` the samples' noise is
 
@@ -60,13 +59,14 @@ class ImageGrids(pl.Callback):
             return
         first = batch.rows(slice(self.num_images))
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            outputs = pl_module.outputs(first)[1]  # where that fails, so does the validation
+            outputs = pl_module.measured_losses(first).outputs()  # where that fails, so does the validation
             with drawing("images/outputs"):
                 rows = [first.x.float(), *map(pixel_means, outputs.values())]
-                self._drawn["images/outputs"] = enlarge(comparison(rows, columns=8))
+                if outputs:
+                    self._drawn["images/outputs"] = enlarge(comparison(rows, columns=8))
             with drawing("images/samples"):
                 y, columns = sample_labels(pl_module.num_classes)
-                noise = fixed_noise(len(y), pl_module.latent_dim)
+                noise = fixed_noise(len(y), pl_module.noise_dim)
                 samples = pl_module.sample(y.to(pl_module.device), noise.to(pl_module.device))
                 self._drawn["images/samples"] = enlarge(grid(samples, columns))
 

@@ -11,8 +11,8 @@ from encdec.callbacks.best_and_last import best_and_last
 from encdec.files import written_whole
 from encdec.formats import WRITTEN_BY_KEY
 from encdec.messages import say
-from encdec.paradigms.base import digits_depend_on
 from encdec.runs.folders import CHECKPOINTS, CONFIG, RunFolder, short
+from encdec.training.provenance import digits_depend_on
 from encdec.types import UserError
 
 

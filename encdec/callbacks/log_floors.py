@@ -9,13 +9,14 @@ from torch import Tensor
 
 from encdec.callbacks.image_grids import fixed_noise, tensorboard_writers
 from encdec.callbacks.keep_run import resumed_at
-from encdec.callbacks.verdicts import SAMPLES
+from encdec.callbacks.verdicts import SAMPLES, is_compared
 from encdec.data import DataModule
 from encdec.data.loader import Loader
 from encdec.evaluation.context import block_size
 from encdec.evaluation.grids import drawing, enlarge, grid
 from encdec.objectives.floors import PCA, Floors, Moments, pictures, principal_components
-from encdec.paradigms import Paradigm
+from encdec.paradigms import LatentVariable, Paradigm
+from encdec.training.split_means import log_measured
 from encdec.types import Conditioning
 
 _SPLITS = {"val": "validation", "test": "test"}
@@ -69,10 +70,10 @@ class LogFloors(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the variance of samples, where there are no floors."""
-        if isinstance(pl_module, Paradigm) and not pl_module.paired and not trainer.sanity_checking:
+        if isinstance(pl_module, Paradigm) and not is_compared(pl_module) and not trainer.sanity_checking:
             share = self._sample_variance(trainer, pl_module)
             if share is not None:
-                pl_module.log("val/sample_variance", share, sync_dist=True)  # equal on all processes
+                log_measured(trainer, {"val/sample_variance": torch.tensor(share)})
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute those of the images that are tested."""
@@ -92,10 +93,10 @@ class LogFloors(pl.Callback):
 
         shared: dict[str, Any] = {"rank": trainer.global_rank, "processes": trainer.world_size, "reduce": reduce}
         if self._train is None:
-            if pl_module.paired and pl_module.conditioning is Conditioning.IMAGE:
+            if pl_module.conditioning is Conditioning.IMAGE and isinstance(pl_module, LatentVariable):
                 self._pca = principal_components(data.splits["train"], pl_module.latent_dim, **shared)
             self._train = Moments.of(data.splits["train"], self._pca, **shared)
-        if not pl_module.paired:
+        if not is_compared(pl_module):
             return
         share = _measured(trainer, stage)
         if share is not None and stage == "train":
@@ -125,7 +126,7 @@ class LogFloors(pl.Callback):
         variance = dim * Floors.of(self._train, self._train).mse[Conditioning.NONE]
         if variance == 0:
             return None
-        noise, y = fixed_noise(SAMPLES, paradigm.latent_dim), labels[torch.arange(SAMPLES) % len(labels)]
+        noise, y = fixed_noise(SAMPLES, paradigm.noise_dim), labels[torch.arange(SAMPLES) % len(labels)]
         sums, square, size = torch.zeros(dim, dtype=torch.float64), 0.0, block_size(dim)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for z, label in zip(noise.split(size), y.split(size), strict=True):

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from encdec.paradigms import Paradigm
+from encdec.training.progress import training_means
+from encdec.training.step import steps_of
 
 SECONDS = 30.0
 """Between two lines, where nothing else is worth one."""
@@ -20,6 +21,8 @@ SECONDS = 30.0
 
 class PlainProgress(ProgressBar):
     """A line after each validation, and every 30 seconds between: epoch, step, losses and the time left."""
+
+    takes_several_batches = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,13 +84,15 @@ class PlainProgress(ProgressBar):
             return
         last_epoch = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         words = [f"epoch {trainer.current_epoch + 1}{last_epoch}, step {trainer.global_step}"]
-        means = pl_module.training_means if isinstance(pl_module, Paradigm) else {}
+        means = training_means(trainer)
         loss = means.get("loss", None if self._last_loss is None else self._last_loss.item())
         if loss is not None:
             words.append(f"loss {loss:.4g}")
         if "val/loss" in trainer.callback_metrics:
             words.append(f"val/loss {trainer.callback_metrics['val/loss'].item():.4g}")
-        made, total = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        steps = steps_of(trainer)
+        made = trainer.global_step - self._first_step
+        total = trainer.estimated_stepping_batches if steps is None else steps.length(trainer).steps
         seconds = now - self._began
         if made and math.isfinite(total):
             words.append(f"{_clock(seconds / made * max(total - trainer.global_step, 0))} left")

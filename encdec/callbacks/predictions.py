@@ -18,7 +18,7 @@ from encdec.evaluation.latent_images import strip_latents
 from encdec.files import claimed, expanded, fault_of
 from encdec.messages import say
 from encdec.objectives.losses import pixel_means
-from encdec.paradigms import Paradigm
+from encdec.paradigms import LatentVariable, Paradigm
 from encdec.runs.folders import short
 from encdec.types import Batch, UserError
 
@@ -32,11 +32,12 @@ class WritePredictions(pl.Callback):
 
     The tensors, to be read by `torch.load(path, weights_only=True)`, are dictionaries; images are float32 in [0, 1]:
 
-    - `samples.pt`: `images` (N, C, H, W), `y` (N,), `z` (N, latent_dim), and `noise`, from which `prior` made z;
+    - `samples.pt`: `images` (N, C, H, W), `y` (N,), `noise`, and `z` (N, latent_dim), the latents made of it, if any;
     - `reconstructions.pt`: `x` and `reconstruction` (N, C, H, W) of the whole test split, `y`, `index`, `z`;
       not written by a paradigm in which images have no code;
     - `interpolations.pt`: `images` (rows, steps, C, H, W) and `z` (rows, steps, latent_dim), on straight lines
-      between the codes of test images where images have codes, between codes from the prior otherwise.
+      between the codes of test images where images have codes, between codes from the prior otherwise (or, where
+      there are no latent codes at all, between noise).
 
     All files are written before the first of them takes its place; until then, and after an error or a kill, those of
     an earlier call are what they were.
@@ -147,16 +148,20 @@ class WritePredictions(pl.Callback):
 
     def _samples(self, paradigm: Paradigm) -> tuple[dict[str, Tensor], Picture]:
         y, columns = sample_labels(paradigm.num_classes)
-        noise = fixed_noise(len(y), paradigm.latent_dim)
+        noise = fixed_noise(len(y), paradigm.noise_dim)
         images = paradigm.sample(y.to(paradigm.device), noise.to(paradigm.device)).cpu()
-        tensors = {"images": images, "y": y, "z": _prior(paradigm, noise), "noise": noise}
+        tensors = {"images": images, "y": y, "noise": noise}
+        if isinstance(paradigm, LatentVariable):
+            tensors["z"] = _latents(paradigm, noise)
         return tensors, lambda: grid(images, columns)
 
     def _interpolations(
         self, paradigm: Paradigm, reconstructions: dict[str, Tensor] | None
     ) -> tuple[dict[str, Tensor], Picture] | None:
         if reconstructions is None:
-            ends = _prior(paradigm, fixed_noise(2 * self.num_rows, paradigm.latent_dim))
+            ends = fixed_noise(2 * self.num_rows, paradigm.noise_dim)
+            if isinstance(paradigm, LatentVariable):
+                ends = _latents(paradigm, ends)
             y = torch.arange(self.num_rows) % paradigm.num_classes
         else:
             ends, y = reconstructions["z"], reconstructions["y"]
@@ -165,9 +170,12 @@ class WritePredictions(pl.Callback):
             return None
         y, z = y[:rows], strip_latents(ends[: 2 * rows], self.num_steps)
         with torch.no_grad():
-            on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.code_dtype)
-            logits = paradigm.decode(on_device, y.repeat_interleave(self.num_steps).to(paradigm.device))
-        images = pixel_means(logits).cpu()
+            on_device = z.flatten(0, 1).to(paradigm.device).to(paradigm.weights_dtype)
+            labels = y.repeat_interleave(self.num_steps).to(paradigm.device)
+            if isinstance(paradigm, LatentVariable):
+                images = pixel_means(paradigm.decode(on_device, labels)).cpu()
+            else:
+                images = paradigm.generate(on_device, labels).cpu()
         tensors = {"images": images.reshape(rows, self.num_steps, *images.shape[1:]), "z": z, "y": y}
         return tensors, lambda: grid(images, self.num_steps)
 
@@ -270,8 +278,8 @@ def _interleaved(parts: list[dict[str, Tensor]], stem: Path) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def _prior(paradigm: Paradigm, noise: Tensor) -> Tensor:
-    return paradigm.prior(noise.to(paradigm.device)).float().cpu()
+def _latents(paradigm: LatentVariable, noise: Tensor) -> Tensor:
+    return paradigm.sampled.sample(noise.to(paradigm.device)).float().cpu()
 
 
 def _reconstructed(reconstructions: dict[str, Tensor]) -> Picture:

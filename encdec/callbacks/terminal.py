@@ -21,6 +21,8 @@ from encdec.runs.folders import short
 from encdec.tables import print_table
 from encdec.text import printable
 from encdec.training import schedules
+from encdec.training.progress import training_means
+from encdec.training.step import steps_of
 from encdec.types import Conditioning
 
 UNITS = {
@@ -41,6 +43,7 @@ _HEADING = 12  # columns of a heading there
 class Progress(RichProgressBar):
     """A progress bar with the training and validation loss and the validation MSE."""
 
+    takes_several_batches = True
     # each drawing takes 3 ms of a core, and the thread that it displaces lets all others of a training step wait
     _SECONDS = 0.5
     _next_update = 0.0
@@ -63,7 +66,15 @@ class Progress(RichProgressBar):
     ) -> None:
         """Move the bar, now and then."""
         if self._is_due() or batch_idx + 1 == trainer.num_training_batches:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            steps = steps_of(trainer)
+            done = batch_idx + 1 if steps is None else steps.in_epoch or int(self.total_train_batches)
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, done - 1)
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """How many batches an epoch has; Lightning counts training steps, each of which may be of several."""
+        steps = steps_of(self.trainer)
+        return super().total_train_batches if steps is None else steps.in_all
 
     def on_validation_batch_end(
         self,
@@ -90,8 +101,9 @@ class Progress(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """The numbers beside the bar."""
         shown: dict[str, int | str | float | dict[str, float]] = {}
-        if isinstance(pl_module, Paradigm) and "loss" in pl_module.training_means:
-            shown["loss"] = f"{pl_module.training_means['loss']:.4g}"
+        means = training_means(trainer)
+        if "loss" in means:
+            shown["loss"] = f"{means['loss']:.4g}"
         for name in ("val/loss",) if _is_narrow() else ("val/loss", "val/mse", "test/mse"):
             if name in trainer.callback_metrics:
                 shown[name] = f"{trainer.callback_metrics[name].item():.4g}"
@@ -222,7 +234,9 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     print_table(rows, text=(len(rows[0]) - 1, 0))
 
 
-def _floor(name: str, columns: dict[str, dict[str, float]], conditioning: Conditioning) -> tuple[float, str] | None:
+def _floor(
+    name: str, columns: dict[str, dict[str, float]], conditioning: Conditioning | None
+) -> tuple[float, str] | None:
     """The floor of a scalar and its name, where it is the same in all columns: a resumed run may measure others."""
     found = {reference(name, metrics, conditioning) for metrics in columns.values() if name in metrics}
     one = found.pop() if len(found) == 1 else None

@@ -13,6 +13,11 @@ _FEW_STEPS = 100
 _ALIKE = 0.05  # share of the data's variance below which samples count as one picture
 
 
+def is_compared(model: Paradigm) -> bool:
+    """Whether an output belongs to the image that it is compared with, so that its error has a floor."""
+    return model.conditioning is not None
+
+
 def term(name: str) -> str:
     """The first word of a scalar's name: val/mse_zeros -> mse."""
     return name.partition("/")[2].partition("_")[0]
@@ -28,7 +33,7 @@ def is_measured_against(name: str, kind: str) -> bool:
     return term(name) == kind and not stands_beside(name) and not is_baseline(name)
 
 
-def reference(name: str, metrics: dict[str, float], conditioning: Conditioning) -> tuple[float, str] | None:
+def reference(name: str, metrics: dict[str, float], conditioning: Conditioning | None) -> tuple[float, str] | None:
     """What a scalar is to be compared with, and what that is; None for most."""
     stage, kind = name.partition("/")[0], term(name)
     if kind not in ("mse", "bce") or not is_measured_against(name, kind):
@@ -36,7 +41,7 @@ def reference(name: str, metrics: dict[str, float], conditioning: Conditioning) 
     floor, mean_image = metrics.get(f"{stage}/{kind}_floor"), metrics.get(f"{stage}/{kind}_mean_image")
     if kind == "mse" and conditioning is Conditioning.IMAGE:
         return None if mean_image is None else (mean_image, FLOOR_NAMES[Conditioning.NONE])
-    return None if floor is None else (floor, f"floor ({FLOOR_NAMES[conditioning]})")
+    return None if floor is None or conditioning is None else (floor, f"floor ({FLOOR_NAMES[conditioning]})")
 
 
 def verdicts(
@@ -55,7 +60,8 @@ def verdicts(
     if not isinstance(model, Paradigm):
         return []
     begun = _hardly_begun(trainer, step)
-    if not model.paired:
+    conditioning = model.conditioning
+    if conditioning is None:
         name = f"{stage}/sample_variance"
         return [f"{name} – {begun}{_diversity(metrics[name], samples, bool(begun))}"] if name in metrics else []
     floors = model.floors.get(stage)
@@ -63,14 +69,14 @@ def verdicts(
     before = metrics.get(f"{stage}/mse_floor", metrics.get(f"{stage}/mse_mean_image"))
     if floors is None or before is None:
         return []
-    now = floors.mse[Conditioning.NONE if model.conditioning is Conditioning.IMAGE else model.conditioning]
+    now = floors.mse[Conditioning.NONE if conditioning is Conditioning.IMAGE else conditioning]
     if abs(before - now) > 1e-5 * now:
         return []
     if floors.mse[Conditioning.NONE] <= 0:  # there is nothing to learn, however long
         begun = ""
     say = floors.position if begun else floors.verdict
     measured = {name: value for name, value in metrics.items() if is_measured_against(name, "mse")}
-    return [f"{name} – {begun}{say(value, model.conditioning)}" for name, value in measured.items()]
+    return [f"{name} – {begun}{say(value, conditioning)}" for name, value in measured.items()]
 
 
 def _hardly_begun(trainer: pl.Trainer, step: int) -> str:

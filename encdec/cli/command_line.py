@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerFn
 
-from encdec import loops, plugins
+from encdec import plugins
 from encdec.callbacks import (
     BestAndLast,
     Dashboard,
@@ -24,7 +24,6 @@ from encdec.callbacks import (
     Header,
     KeepRun,
     ShowAverages,
-    Throughput,
     best_and_last,
     progress,
     report_fit,
@@ -206,7 +205,7 @@ class CLI(LightningCLI):
         if config.logger is None or config.logger is True:
             kwargs["logger"] = RunLogger(self._start.folder)
         self._signals = signals.Signals(_save)
-        callbacks: list[pl.Callback] = [self._signals, Header(), Throughput(), ShowAverages()]
+        callbacks: list[pl.Callback] = [self._signals, Header(), ShowAverages()]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
             before = identity_in(self._start.contents, self._start.checkpoint)
@@ -242,7 +241,6 @@ class CLI(LightningCLI):
                 2,
             )
         trainer.strategy.checkpoint_io = checkpoints.CheckpointIO()
-        loops.install(trainer, self._signals.between_steps)
         return trainer
 
     def _find_data(self) -> None:

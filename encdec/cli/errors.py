@@ -29,6 +29,10 @@ _INTERNAL = re.compile(
 """What only who knows the parser's code understands."""
 
 
+RENAMED = {"codes": "'latents' since encdec 0.2: what was codes: fresh is latents: resampled, and fixed stays fixed"}
+"""Settings that have another name than in the version before."""
+
+
 def sentence(message: str, keys: Iterable[str]) -> str:
     """One sentence for an error message of jsonargparse.
 
@@ -57,6 +61,8 @@ def _sentence(message: str, known: list[str]) -> str:
     if match := re.search(r"does not accept option '([^']+)'", message):
         return _unknown(match[1], known)
     if match := re.search(r"Option '([^']+)' is not accepted", message):
+        if match[1] in RENAMED:
+            return f"The option {match[1]!r} is called {RENAMED[match[1]]}."
         return f"There is no option {match[1]!r} here{suggestion(match[1], _parameters())}."
     if match := re.search(r"arguments are required: ([^\n]+)", message):
         names = [name.rpartition(".")[2] for name in match[1].rstrip(".").split(", ")]

@@ -41,6 +41,7 @@ _WARNINGS = (
     r"You're resuming from a checkpoint that ended before the epoch ended",  # our loader goes on mid-epoch
     r".*\(ckpt_path=None\)` was called without a model",  # encdec.runs.starts refuses what Lightning would take then
     r'.*\(ckpt_path="last"\) is set, but there is no last checkpoint',
+    r"Using ModelCheckpoint with manual optimization and every_n_train_steps",  # what it saves is after the step
     r"You're using the WeightAveraging callback, but loading",  # to measure averaged weights, one needs no more
 )
 

@@ -18,7 +18,7 @@ from encdec import plugins
 from encdec.callbacks import BestAndLast, Evaluate, ImageGrids, LogFloors, WritePredictions
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
-from encdec.runs import build, trust
+from encdec.runs import build, trust, version_0_1
 from encdec.types import UserError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -59,6 +59,7 @@ def checked(path: Path) -> str:
     """
     node, settings = trust.read_yaml(path)
     trust.refuse_duplicates(node, str(path))
+    settings = version_0_1.config(settings)
     try:
         if type(settings) is not dict:
             raise build.UnfitError("it does not hold settings by their names")

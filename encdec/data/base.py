@@ -45,6 +45,8 @@ class DataModule(pl.LightningDataModule, ABC):
             )
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
         self._cursor = Cursor()
+        self.has_fetched = False  # whether the last batch was not trained on yet, as far as a checkpoint is concerned
+        self.batches_per_step = 1  # a training step of a paradigm sets how many it takes at a time
         self.starts_over = False  # with images that the checkpoint was not trained on
 
     def __repr__(self) -> str:
@@ -108,7 +110,9 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training split; with the trainer's `overfit_batches` the same ones in every epoch."""
-        return self._loader("train", seed=self.seed, cursor=self._cursor, shuffle=not self._overfits)
+        return self._loader(
+            "train", seed=self.seed, cursor=self._cursor, shuffle=not self._overfits, group=self.batches_per_step
+        )
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split."""
@@ -125,7 +129,13 @@ class DataModule(pl.LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the data, for the checkpoint."""
         epoch, position = self._cursor.epoch, self._cursor.position
-        if self.trainer is not None and 0 < self.trainer.num_training_batches <= position:  # limit_train_batches
+        if self.has_fetched:
+            if position == 0:
+                processes = 1 if self.trainer is None else self.trainer.world_size
+                epoch, position = epoch - 1, -(-(self.num_train - self.num_train % processes) // self._global_batch)
+            position -= 1
+        single = self.batches_per_step == 1  # which it is with limit_train_batches
+        if single and self.trainer is not None and 0 < self.trainer.num_training_batches <= position:
             epoch, position = epoch + 1, 0
         return {
             "epoch": epoch,

@@ -1,8 +1,9 @@
 """Batches of a split, and where training is in them."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Loader:
         device: where batches are delivered; pixels travel as uint8 and are converted there.
         shuffle: for training, whether the images are permuted; if not, every epoch has them in their order.
         split: name of the split, which every batch says.
+        group: for training, how many batches are given at a time, as an iterator that loads one after the other; a
+            group begins at a multiple of so many, also in an epoch that is resumed within one.
 
     Raises:
         UserError: there are fewer images than processes.
@@ -57,6 +60,7 @@ class Loader:
         device: torch.device = _CPU,
         shuffle: bool = True,
         split: str = "",
+        group: int = 1,
     ) -> None:
         if len(images.labels) < processes:
             raise UserError(
@@ -65,9 +69,14 @@ class Loader:
             )
         self.images, self.device = images.resident(device), device
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
-        self.seed, self.cursor, self.shuffle, self.split = seed, cursor, shuffle, split
+        self.seed, self.cursor, self.shuffle, self.split, self.group = seed, cursor, shuffle, split, group
 
     def __len__(self) -> int:
+        return -(-self.num_batches // self.group)
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches a pass has on this process."""
         n = len(self.images.labels)
         if self.cursor is None:
             n = len(range(self.rank, n, self.processes))
@@ -75,7 +84,18 @@ class Loader:
         n -= n % self.processes
         return -(-n // (self.batch_size * self.processes))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
+        """Batches; where `group` is more than 1, iterators over as many."""
+        batches = self._batches()
+        if self.group == 1:
+            yield from batches
+            return
+        cursor = self.cursor
+        assert cursor is not None, "only training batches are grouped"
+        for _ in range(cursor.position // self.group, len(self)):
+            yield itertools.islice(batches, self.group - cursor.position % self.group)
+
+    def _batches(self) -> Iterator[Batch]:
         if self.cursor is None:
             labels = self.images.labels
             indices = torch.arange(self.rank, len(labels), self.processes, device=labels.device)

@@ -35,8 +35,9 @@ def strip_latents(ends: Tensor, steps: int) -> Tensor:
 def interpolations(context: Context, rows: int = 8, steps: int = 9) -> Tensor:
     """Decodings along straight lines between latents, one line in each row, (3, H', W') in [0, 1].
 
-    The ends are the latents of the first test images where images have latents, and latents from the prior
-    otherwise. A decoder that reads labels is given that of the line's first image.
+    The ends are the latents of the first test images where images have latents, and latents from the prior otherwise;
+    of a model without latents, the noise that images are made of. A decoder that reads labels is given that of the
+    line's first image.
     """
     view = context.view
     positions = torch.arange(min(2 * rows, len(context.test.labels) // 2 * 2))
@@ -45,11 +46,13 @@ def interpolations(context: Context, rows: int = 8, steps: int = 9) -> Tensor:
         batch = next(context.batches("test", positions, len(positions)))
         ends, labels = view.encode(batch), batch.y
     if ends is None:
-        ends = view.prior(view.noise(DRAWS["interpolations"], torch.arange(2 * rows)))
+        ends = view.noise(DRAWS["interpolations"], torch.arange(2 * rows))
+        ends = view.prior(ends) if view.is_latent else ends
         labels = torch.arange(2 * rows, device=view.device) % view.paradigm.num_classes
     z = strip_latents(ends, steps)
     y = labels[: len(z)].repeat_interleave(steps)
-    return enlarge(grid(pixel_means(view.decode(z.flatten(0, 1), y)), steps))
+    points = z.flatten(0, 1)
+    return enlarge(grid(pixel_means(view.decode(points, y)) if view.is_latent else view.images(points, y), steps))
 
 
 def latent_map(latents: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Tensor:

@@ -39,7 +39,7 @@ def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means:
     num_test, num_train = len(context.test.labels), len(context.train.labels)
     some_test, some_train = torch.arange(min(IMAGES, num_test)), spread(num_train, IMAGES)
     encoded = _latents(context, view.encode, "test", some_test)
-    paired = _latents(context, view.paired_codes, "train", some_train) if _has_own_pairing(context) else None
+    paired = _latents(context, view.codes, "train", some_train) if _has_own_pairing(context) else None
     advance(0.1)
 
     optimized = None if optimized is None else optimized[: len(some_test)]
@@ -99,7 +99,7 @@ def add_active_units(metrics: Metrics, name: str, means: Tensor | None) -> None:
 def _has_own_pairing(context: Context) -> bool:
     """Whether training images have latents that `encode` does not give them."""
     batch = next(context.batches("train", torch.arange(min(8, len(context.train.labels)))))
-    paired, encoded = context.view.paired_codes(batch), context.view.encode(batch)
+    paired, encoded = context.view.codes(batch), context.view.encode(batch)
     return paired is not None and (encoded is None or not torch.equal(paired, encoded))
 
 
@@ -111,7 +111,7 @@ def _latents(
     if len(positions) == 0 or latent(next(context.batches(split, positions[:1]))) is None:
         return None
     mine = positions[processes.share(len(positions))]
-    parts = [torch.zeros(0, view.dim, dtype=view.paradigm.code_dtype, device=view.device)]
+    parts = [torch.zeros(0, view.latent.latent_dim, dtype=view.paradigm.weights_dtype, device=view.device)]
     for batch in context.batches(split, mine):
         z = latent(batch)
         assert z is not None

@@ -47,8 +47,8 @@ def add_smoothness(context: Context) -> None:
         metrics.undefined["path_ratio"] = "the decoder gives one image whatever its latent, so no line leads anywhere"
     else:
         metrics.add("path_ratio", lengths.mean() / ends.mean(), "path length / distance between its ends")
-    if torch.finfo(view.paradigm.code_dtype).eps > 1e-6:
-        why = f"weights in {view.paradigm.code_dtype} are too coarse for differences between close latents"
+    if torch.finfo(view.paradigm.weights_dtype).eps > 1e-6:
+        why = f"weights in {view.paradigm.weights_dtype} are too coarse for differences between close latents"
         metrics.undefined |= {"lipschitz_mean": why, "lipschitz_max": why}
         return
     constants = lipschitz(view)

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from encdec.objectives.losses import pixel_means
 from encdec.objectives.noise import normal
-from encdec.paradigms import Paradigm
+from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes, infers
 from encdec.types import Batch
 
 DRAWS = {
@@ -23,55 +22,72 @@ DRAWS = {
 
 
 class View:
-    """A paradigm as every evaluation sees it: noise e ~ N(0, I) → code z = prior(e) → p(x|z, y).
+    """A paradigm as every evaluation sees it: noise e ~ N(0, I) → latent z → p(x|z, y), or at once → image.
 
     All of it runs without gradients unless a caller enables them, in evaluation mode, in the weights' precision.
+
+    Attributes:
+        dim: how many standard normal numbers make an image.
     """
 
     def __init__(self, paradigm: Paradigm) -> None:
         self.paradigm = paradigm
-        self.device, self.dim = paradigm.device, paradigm.latent_dim
+        self.device, self.dim = paradigm.device, paradigm.noise_dim
         self.reads_labels = self._reads_labels()
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether images come from latents by a decoder."""
+        return isinstance(self.paradigm, LatentVariable)
+
+    @property
+    def latent(self) -> LatentVariable:
+        """The paradigm, whose evaluation needs latents."""
+        assert isinstance(self.paradigm, LatentVariable), "ask for latents of latent-variable models only"
+        return self.paradigm
 
     def noise(self, draw: int, index: Tensor) -> Tensor:
         """Standard normal noise, (B, dim), a function of the run's seed, `draw` and `index` (B,) alone."""
-        return normal(self.paradigm.seed, draw, index.to(self.device), self.dim).to(self.paradigm.code_dtype)
+        return normal(self.paradigm.seed, draw, index.to(self.device), self.dim).to(self.paradigm.weights_dtype)
 
     def prior(self, e: Tensor) -> Tensor:
-        """Codes from noise: (B, dim) -> (B, dim)."""
-        return self.paradigm.prior(e.to(self.paradigm.code_dtype))
+        """Latents from noise: (B, dim) -> (B, latent_dim)."""
+        return self.latent.sampled.sample(e.to(self.paradigm.weights_dtype))
 
     def encode(self, batch: Batch) -> Tensor | None:
-        """The codes of images, (B, dim), the same at every call; None where images have no code."""
-        self.paradigm.restart_noise()
-        return self.paradigm.encode(self._as_weights(batch))
+        """The latent codes of images, (B, latent_dim), the same at every call; None where images have none."""
+        self.paradigm.randomness.restart()
+        return self.paradigm.encode(self._as_weights(batch)) if encodes(self.paradigm) else None
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Mean and log-variance of q(z|x), both (B, dim); None without a q."""
-        self.paradigm.restart_noise()
-        return self.paradigm.posterior(self._as_weights(batch))
+        """Mean and log-variance of q(z|x), both (B, latent_dim); None without a q."""
+        self.paradigm.randomness.restart()
+        if not infers(self.paradigm):
+            return None
+        q = self.paradigm.posterior(self._as_weights(batch))
+        return q.mean, q.log_var
 
-    def paired_codes(self, batch: Batch) -> Tensor | None:
-        """The codes that training images were trained with, (B, dim); None where they were drawn afresh."""
-        self.paradigm.restart_noise()
-        return self.paradigm.paired_codes(self._as_weights(batch))
+    def codes(self, batch: Batch) -> Tensor | None:
+        """The latents that training images were trained with, (B, latent_dim); None where they were resampled."""
+        self.paradigm.randomness.restart()
+        return self.paradigm.codes(self._as_weights(batch)) if has_codes(self.paradigm) else self.encode(batch)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """Logits: (B, dim), (B,) -> (B, C, H, W)."""
-        return self.paradigm.decode(z.to(self.paradigm.code_dtype), y)
+        """Logits: (B, latent_dim), (B,) -> (B, C, H, W)."""
+        return self.latent.decode(z.to(self.paradigm.weights_dtype), y)
 
     def images(self, e: Tensor, y: Tensor) -> Tensor:
         """Samples from noise: (B, dim), (B,) -> (B, C, H, W), pixel means in [0, 1]."""
-        return pixel_means(self.decode(self.prior(e), y))
+        return self.paradigm.generate(e.to(self.paradigm.weights_dtype), y)
 
     def _as_weights(self, batch: Batch) -> Batch:
-        return batch._replace(x=batch.x.to(self.paradigm.code_dtype))
+        return batch._replace(x=batch.x.to(self.paradigm.weights_dtype))
 
     @torch.no_grad()
     def _reads_labels(self) -> bool:
-        """Whether the label changes what is decoded; where not, codes are decoded once for all labels."""
+        """Whether the label changes what is generated; where not, latents are decoded once for all labels."""
         if self.paradigm.num_classes == 1:
             return False
-        z = self.prior(self.noise(DRAWS["labels"], torch.arange(4)))
+        e = self.noise(DRAWS["labels"], torch.arange(4))
         y = torch.zeros(4, dtype=torch.int64, device=self.device)
-        return not torch.equal(self.decode(z, y), self.decode(z, y + 1))
+        return not torch.equal(self.images(e, y), self.images(e, y + 1))

@@ -174,32 +174,38 @@ class Floors:
         variance = self.mse[Conditioning.NONE]
         return 1 - mse / variance if variance > 0 else None
 
-    def beside(self, means: Mapping[str, float], conditioning: Conditioning, paired: bool = True) -> dict[str, float]:
+    def beside(self, means: Mapping[str, float], conditioning: Mapping[str, Conditioning | None]) -> dict[str, float]:
         """Scalars to log beside `means`, which are `mse`, `bce` and their variants (`mse_zeros`) by name.
 
-        `mse_floor`, `bce_floor`: of a decoder that is told as much; `mse_gap`, `bce_gap`: how far above it;
-        `explained_variance`. A variant's carry its suffix. Where the floor is not that of the mean image,
-        `mse_mean_image` is the MSE of the mean image; a decoder that is told the image has it in place of a floor of
-        0, which would say nothing, and `mse_pca`. Nothing where no output is paired with an image.
+        Args:
+            means: `mse` per pixel, `bce` in nats per image; those of a further output carry its suffix (`mse_zeros`).
+            conditioning: of each output, by its suffix; None for one that belongs to no image, and has no floor.
+
+        Returns:
+            `mse_floor`, `bce_floor`: of the best decoder with this conditioning, with the suffix of an output whose
+            conditioning is not the first one's; `mse_gap`, `bce_gap`: how far above it; `explained_variance`. Where
+            the floor is not that of the mean image, `mse_mean_image` is the MSE of the mean image; an output
+            conditioned on the image has it in place of a floor of 0, which would say nothing, and `mse_pca`.
         """
-        if not paired:
-            return {}
         scalars = {}
+        first = next(iter(conditioning.values()), None)
         for term, floors in (("mse", self.mse), ("bce", self.bce)):
-            variants = [name for name in means if name == term or name.startswith(f"{term}_")]
-            has_floor = term == "bce" or conditioning is not Conditioning.IMAGE
-            if variants and has_floor:
-                scalars[f"{term}_floor"] = floors[conditioning]
-            if variants and term == "mse" and conditioning is not Conditioning.NONE:
-                scalars["mse_mean_image"] = self.mse[Conditioning.NONE]
-            for name in variants:
-                if has_floor:
-                    scalars[f"{term}_gap{name.removeprefix(term)}"] = means[name] - floors[conditioning]
-                explained = self.explained_variance(means[name]) if term == "mse" else None
+            for suffix, known in conditioning.items():
+                name = f"{term}{suffix}"
+                if known is None or name not in means:
+                    continue
+                if term == "bce" or known is not Conditioning.IMAGE:
+                    scalars[f"{term}_floor{'' if known is first else suffix}"] = floors[known]
+                    scalars[f"{term}_gap{suffix}"] = means[name] - floors[known]
+                if term == "bce":
+                    continue
+                if known is not Conditioning.NONE:
+                    scalars["mse_mean_image"] = self.mse[Conditioning.NONE]
+                if known is Conditioning.IMAGE and self.pca_mse is not None:
+                    scalars["mse_pca"] = self.pca_mse
+                explained = self.explained_variance(means[name])
                 if explained is not None:
-                    scalars[f"explained_variance{name.removeprefix(term)}"] = explained
-        if conditioning is Conditioning.IMAGE and self.pca_mse is not None and "mse_mean_image" in scalars:
-            scalars["mse_pca"] = self.pca_mse
+                    scalars[f"explained_variance{suffix}"] = explained
         return scalars
 
     def verdict(self, mse: float, conditioning: Conditioning) -> str:

@@ -1,7 +1,7 @@
 """What every paradigm is measured with, and the exact means of it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,23 @@ def mse(logits: Tensor, x: Tensor) -> Tensor:
 
 PIXEL_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "bce": losses.bernoulli_nll}
 """How far an output is from its image, for every paradigm: MSE per pixel, BCE in nats per image."""
+
+
+def pixel_terms(outputs: Mapping[str, Tensor], x: Tensor, leave_out: Container[str] = ()) -> dict[str, Tensor]:
+    """`mse` and `bce` of outputs by their suffix, each (B,), without a gradient: (B, C, H, W), (B, C, H, W) -> (B,).
+
+    Args:
+        outputs: logits by suffix, such as "" and "_zeros".
+        x: the images.
+        leave_out: names that are known already.
+    """
+    with torch.no_grad():
+        return {
+            f"{name}{suffix}": term(logits.detach(), x)
+            for suffix, logits in outputs.items()
+            for name, term in PIXEL_TERMS.items()
+            if f"{name}{suffix}" not in leave_out
+        }
 
 
 class RunningMeans:

@@ -1,9 +1,31 @@
 """Ways to train a generative model, one file each."""
 
 from encdec.paradigms.ae import AE
+from encdec.paradigms.averages import moving_average
 from encdec.paradigms.base import Paradigm
+from encdec.paradigms.codes import LatentTable, Permutation
 from encdec.paradigms.conditional_decoder import ConditionalDecoder
 from encdec.paradigms.encoderless_vae import EncoderlessVAE
+from encdec.paradigms.latent import LatentVariable
+from encdec.paradigms.protocols import Encodes, HasCodes, Infers, encodes, has_codes, infers
 from encdec.paradigms.vae import VAE
+from encdec.training.step import Player
 
-__all__ = ["AE", "VAE", "ConditionalDecoder", "EncoderlessVAE", "Paradigm"]
+__all__ = [
+    "AE",
+    "VAE",
+    "ConditionalDecoder",
+    "EncoderlessVAE",
+    "Encodes",
+    "HasCodes",
+    "Infers",
+    "LatentTable",
+    "LatentVariable",
+    "Paradigm",
+    "Permutation",
+    "Player",
+    "encodes",
+    "has_codes",
+    "infers",
+    "moving_average",
+]

@@ -1,7 +1,9 @@
 """Moving averages of a network's weights."""
 
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import functools
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from encdec.types import UserError
 
@@ -24,6 +26,11 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """
     if not 0 <= decay < 1:
         raise UserError(f"The decay of a moving average is {decay}, but it must be at least 0 and less than 1.", 2)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = AveragedModel(network, avg_fn=functools.partial(_follow, 1 - decay), use_buffers=True)
     average.requires_grad_(False)
     return average
+
+
+def _follow(share: float, average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+    """The average, moved by a share towards the current weights; torch's own such function can't be copied."""
+    return average.lerp(current, share) if average.is_floating_point() else current

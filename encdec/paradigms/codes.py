@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from encdec.training.processes import gathered
 from encdec.types import UserError
 
 Gather = Callable[[Tensor], Tensor]
@@ -79,14 +80,15 @@ class LatentTable(nn.Module):
         return rows
 
     @torch.no_grad()
-    def step(self, scale: float = 1.0, gather: Gather | None = None) -> None:
+    def step(self, scale: float = 1.0, gather: Gather = gathered) -> None:
         """Move all rows that were asked for since the last step and have a gradient; then forget these.
 
-        A row that was asked for several times gets the sum of its gradients. A row whose gradient is not finite does
-        not move, as when reduced precision overflows.
+        What was minimised is a mean over the images of a batch; a row follows the gradient of its own image's loss, so
+        that neither the batch nor the number of processes changes its path. A row that was asked for several times gets
+        the sum of its gradients. A row whose gradient is not finite does not move, as when reduced precision overflows.
 
         Args:
-            scale: of the gradients, for example one divided by that of a loss that was scaled up.
+            scale: of the gradients, which undoes a loss that was scaled: `Paradigm.gradient_scale`.
             gather: with several processes, which must all call this after batches of equal size: every process moves
                 the rows of all of them, so that their tables stay equal, bit for bit.
         """
@@ -95,9 +97,8 @@ class LatentTable(nn.Module):
         if not pending:
             return
         index = torch.cat([index for index, _ in pending])
-        gradients = torch.cat([gradient for _, gradient in pending]) * scale
-        if gather is not None:
-            index, gradients = gather(index), gather(gradients)
+        gradients = torch.cat([gradient * len(gradient) for _, gradient in pending]) * scale
+        index, gradients = gather(index), gather(gradients)
         index, place = index.unique(return_inverse=True)
         gradient = gradients.new_zeros(len(index), gradients.shape[1]).index_add_(0, place, gradients).to(self.values)
         finite = (0 * gradient).sum(1) == 0  # 0 times what is not finite is NaN
@@ -151,7 +152,7 @@ class Permutation(nn.Module):
         return self.of[index]
 
     @torch.no_grad()
-    def assign(self, index: Tensor, to: Tensor, gather: Gather | None = None) -> None:
+    def assign(self, index: Tensor, to: Tensor, gather: Gather = gathered) -> None:
         """Assign `to` to the positions `index`, both int64, (B,).
 
         Positions that had these numbers and are not in `index` get those which became free, in the order of `to` and
@@ -165,8 +166,7 @@ class Permutation(nn.Module):
         Raises:
             UserError: a position or a number is there twice, also among all processes, or there is none such.
         """
-        if gather is not None:
-            index, to = gather(index), gather(to)
+        index, to = gather(index), gather(to)
         count = len(self.of)
         for what, numbers in (("position", index), ("number", to)):
             if len(numbers.unique()) != len(numbers) or not ((numbers >= 0) & (numbers < count)).all():

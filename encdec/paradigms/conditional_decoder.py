@@ -1,19 +1,14 @@
-"""A decoder alone, told the label."""
+"""A decoder alone, conditioned on the label."""
 
-from typing import Any, final
+from typing import final
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from encdec.networks import DecoderCallable, MLPDecoder
-from encdec.objectives import losses
-from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Conditioning
+from encdec.objectives.losses import pixel_squared_error
+from encdec.paradigms.latent import LatentVariable
+from encdec.types import Batch, Conditioning, Losses
 
 
 @final
-class ConditionalDecoder(Paradigm):
+class ConditionalDecoder(LatentVariable):
     """Decoder of labels and noise: minimises (1/N) Σ_i ‖x_i − f(onehot(y_i), z_i)‖², z_i ~ N(0, I) drawn afresh.
 
     The noise says nothing about x_i, so the best the decoder can do is to ignore it and to give the class mean
@@ -27,18 +22,9 @@ class ConditionalDecoder(Paradigm):
     """
 
     conditioning = Conditioning.LABEL
+    decodes_labels = True
 
-    def __init__(self, decoder: DecoderCallable = MLPDecoder, latent_dim: int = 32, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.latent_dim = latent_dim
-        require_positive(self, "latent_dim")
-        self.decoder = decoder(self.num_classes + latent_dim, self.image_shape)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> Losses:
         """`loss`: ‖x − f(onehot(y), z)‖², summed over pixels."""
         logits = self.decode(self.noise(batch.index, self.latent_dim), batch.y)
-        return {"loss": losses.pixel_squared_error(logits, batch.x), "logits": logits}
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """f(onehot(y), z)."""
-        return self.decoder(torch.cat([F.one_hot(y, self.num_classes).to(z.dtype), z], dim=1))
+        return Losses(pixel_squared_error(logits, batch.x), logits=logits)

@@ -5,15 +5,15 @@ from typing import Any, final
 from torch import Tensor
 
 from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEncoder
-from encdec.objectives import losses
 from encdec.objectives.observations import Bernoulli, ObservationCallable
-from encdec.paradigms.base import Paradigm, require_positive
-from encdec.types import Batch, Conditioning, UserError
+from encdec.objectives.priors import DiagonalGaussian
+from encdec.paradigms.latent import LatentVariable
+from encdec.types import Batch, Losses, UserError
 
 
 @final
-class VAE(Paradigm):
-    """Variational autoencoder: minimises E_q(z|x)[−log p(x|z)] + β KL(q(z|x) ‖ N(0, I)), q Gaussian.
+class VAE(LatentVariable):
+    """Variational autoencoder: minimises E_q(z|x)[−log p(x|z)] + β KL(q(z|x) ‖ p(z)), q Gaussian.
 
     Both terms are in nats per image, so β = 1 is the (negative) ELBO.
 
@@ -23,15 +23,13 @@ class VAE(Paradigm):
     Args:
         encoder: makes q(z|x): (B, C, H, W) -> (B, 2 · latent_dim), mean and log-variance.
         decoder: makes p(x|z): (B, latent_dim) -> (B, C, H, W), logits.
-        latent_dim: size of the code.
+        latent_dim: size of the latent code.
         beta: weight of the KL; 1 is the ELBO.
         observation: makes the observation model p(x|z), Bernoulli or Gaussian.
 
     Raises:
         UserError: `beta` is negative or `latent_dim` not positive.
     """
-
-    conditioning = Conditioning.IMAGE
 
     def __init__(
         self,
@@ -42,37 +40,26 @@ class VAE(Paradigm):
         observation: ObservationCallable = Bernoulli,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(decoder, latent_dim, **kwargs)
         if not beta >= 0:
             raise UserError(f"VAE: beta is {beta}, but the weight of the KL can't be negative.", 2)
-        self.latent_dim, self.beta = latent_dim, beta
-        require_positive(self, "latent_dim")
+        self.beta, self.observation = beta, observation()
         self.encoder = encoder(self.image_shape, 2 * latent_dim)
-        self.decoder = decoder(latent_dim, self.image_shape)
-        self.observation = observation()
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> Losses:
         """`loss` = reconstruction term + β `kl`; `elbo` = −(reconstruction term + `kl`); nats per image.
 
         The reconstruction term is `bce` under a Bernoulli observation model, `nll` under a Gaussian one.
         """
-        mean, log_var = self.posterior(batch)
-        z = mean + (log_var / 2).exp() * self.noise(batch.index, self.latent_dim)
-        logits = self.decoder(z)
-        nll = self.observation.nll(logits, batch.x)
-        kl = losses.gaussian_kl(mean, log_var)
-        terms = {"loss": nll + self.beta * kl, self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}
-        return {**terms, "logits": logits}
+        q = self.posterior(batch)
+        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
+        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
+        return Losses(nll + self.beta * kl, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
 
-    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """q(z|x): mean and log-variance, both (B, latent_dim)."""
-        mean, log_var = self.encoder(batch.x).chunk(2, dim=1)
-        return mean, log_var
+    def posterior(self, batch: Batch) -> DiagonalGaussian:
+        """q(z|x)."""
+        return DiagonalGaussian(*self.encoder(batch.x).chunk(2, dim=1))
 
     def encode(self, batch: Batch) -> Tensor:
         """The mean of q(z|x)."""
-        return self.posterior(batch)[0]
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """p(x|z)."""
-        return self.decoder(z)
+        return self.posterior(batch).mean

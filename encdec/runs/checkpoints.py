@@ -23,7 +23,7 @@ from encdec.data.fingerprints import KEY
 from encdec.files import expanded, written_whole
 from encdec.formats import WRITTEN_BY_KEY
 from encdec.paradigms import Paradigm
-from encdec.runs import build, trust
+from encdec.runs import build, trust, version_0_1
 from encdec.runs import contents as contents
 from encdec.types import UserError
 
@@ -92,6 +92,8 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         else:
             checkpoint = exported
         contents.check(checkpoint, path)
+        if version_0_1.is_old(checkpoint):
+            checkpoint = version_0_1.converted(checkpoint)
     except UserError:
         raise
     except Exception as error:  # a hostile file raises nearly anything
@@ -191,7 +193,7 @@ def load_paradigm(path: str | PathLike[str]) -> Paradigm:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit the {known.__name__} that is known here: {reason}") from error
     paradigm.hparams.update(hparams)
-    paradigm._not_rebuildable.clear()  # the checkpoint's own settings rebuild it
+    paradigm.not_rebuildable.clear()  # the checkpoint's own settings rebuild it
     return paradigm.eval()
 
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import SWALR
 
 from encdec.data import DataModule
-from encdec.runs import trust
+from encdec.runs import trust, version_0_1
 from encdec.runs.contents import CURRENT_WEIGHTS, INSTEAD, MOST, is_count, is_number, is_plain_tensor
 from encdec.types import UserError
 
@@ -81,6 +81,12 @@ def check(
     Raises:
         UserError: a part of the state is of another training, or of none; the sentence names it.
     """
+    if command == TrainerFn.FITTING and version_0_1.is_old(checkpoint):
+        raise UserError(
+            f"{path} was written by encdec 0.1, which resumes its training (pip install 'encdec<0.2'); this version "
+            "measures, exports and samples it, and trains from the start.",
+            2,
+        )
     try:
         _check_loop(checkpoint, trainer, _LOOPS[command])
         _check_callbacks(checkpoint, trainer)

@@ -1,7 +1,8 @@
 """The prior that is fitted to the latents of the training images, for models that have one."""
 
+import sys
 from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 import lightning.pytorch as pl
 import torch
@@ -13,52 +14,53 @@ from encdec.messages import say
 from encdec.objectives.priors import FittedPrior
 from encdec.types import Batch, UserError
 
+MEANWHILE = 10_000
+"""How many training images a fit during the training takes at most; to encode all would take a sixth of its time."""
+
 
 @final
 class FitExPost(pl.Callback):
-    """Fits a model's `ex_post` prior to the latents of all training images, at validations and at the end of epochs.
+    """Fits a model's `ex_post` prior to the latents of its training images: of all when the training ends.
 
-    So images that are drawn meanwhile, and every checkpoint that is saved then, have the fit of their own weights.
-    (One that is saved within an epoch has that of the last validation or epoch.) A model has such a prior if its
-    attribute `ex_post` is not None; the latents are those of its method `codes`, or else `encode`. This callback must
-    stand before those that draw or save.
+    Until then it is fitted at each validation, and at the end of epochs without one, to those of the first 10,000, so
+    that images that are drawn meanwhile, and checkpoints that are saved then, have a fit of their own weights. (One
+    that is saved within an epoch has that of the last validation or epoch.) A model has such a prior if its attribute
+    `ex_post` is not None; the latents are those of its method `codes`, or else `encode`. Where weights are averaged,
+    this callback must stand behind the one that does so.
 
     Source: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, sec. 4.
     """
 
     def __init__(self) -> None:
-        self._fitted_step = -1
+        self._fitted = (-1, 0)  # at which step, to how many at most
         self._has_said = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier training."""
-        self._fitted_step = -1
+        self._fitted = (-1, 0)
 
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Fit before the first batch: only then the weights are those that are validated, where they are averaged."""
-        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if training and batch_idx == 0 and dataloader_idx == 0:
-            self._fit(trainer, pl_module)
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit to the weights that are about to be validated."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            is_last = trainer.max_epochs == trainer.current_epoch + 1 or trainer.global_step == trainer.max_steps
+            self._fit(trainer, pl_module, sys.maxsize if is_last else MEANWHILE)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fit, unless a validation did so after the last step."""
-        if self._fitted_step != trainer.global_step:
-            self._fit(trainer, pl_module)
+        self._fit(trainer, pl_module, MEANWHILE)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Fit, unless a validation or an epoch did so after the last step."""
-        self.on_train_epoch_end(trainer, pl_module)
+        """Fit to the latents of all images, unless a validation did so after the last step."""
+        self._fit(trainer, pl_module, sys.maxsize)
 
-    def _fit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _fit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, most: int) -> None:
         prior = getattr(pl_module, "ex_post", None)
-        if not isinstance(prior, FittedPrior):
+        if not isinstance(prior, FittedPrior) or self._fitted >= (trainer.global_step, most):
             return
-        codes = codes_of_training(trainer, pl_module)
+        codes = codes_of_training(trainer, pl_module, most)
         if codes is not None:
             prior.fit(codes)
-            self._fitted_step = trainer.global_step
+            self._fitted = (trainer.global_step, most)
         elif not self._has_said:
             self._has_said = True
             say(
@@ -67,8 +69,8 @@ class FitExPost(pl.Callback):
             )
 
 
-def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor | None:
-    """The latents of all training images in order, (N, d), on every process; None where the order is not known.
+def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule, most: int) -> Tensor | None:
+    """The latents of the first `most` training images, (N, d), on every process; None where the order is not known.
 
     They are made in evaluation mode, without gradients, in the training's precision. All processes call it together,
     each encodes its share; neither the order of training images nor torch's random numbers are changed by it.
@@ -89,7 +91,8 @@ def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Ten
     encode: Callable[[Batch], Tensor] = getattr(pl_module, names[0])
     device = trainer.strategy.root_device
     rank, processes = trainer.global_rank, trainer.world_size
-    shares = Loader(loader.images, loader.batch_size, rank, processes, device=device, split="train")
+    images = loader.images if most >= len(loader.images.labels) else loader.images.subset(torch.arange(most))
+    shares = Loader(images, loader.batch_size, rank, processes, device=device, split="train")
     modes = [(module, module.training) for module in pl_module.modules()]
     parts = []
     pl_module.eval()
@@ -105,7 +108,7 @@ def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Ten
     finally:
         for module, training in modes:
             module.training = training
-    return _merged(torch.cat(parts), len(loader.images.labels), trainer)
+    return _merged(torch.cat(parts), len(images.labels), trainer)
 
 
 def _merged(part: Tensor, total: int, trainer: pl.Trainer) -> Tensor:

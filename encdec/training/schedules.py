@@ -4,19 +4,20 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from encdec import private
+from encdec.training.optimizers import fused
 from encdec.types import UserError
 
 Interval = Literal["step", "epoch"]
@@ -42,6 +43,14 @@ class RunLength:
     steps: float
     epochs: float
 
+    @classmethod
+    def of(cls, trainer: pl.Trainer, steps_in_epoch: float) -> Self:
+        """The length of a training, by the limits of its trainer."""
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        steps = min(steps, epochs * steps_in_epoch)
+        return cls(steps, min(epochs, math.ceil(steps / steps_in_epoch) if math.isfinite(steps) else math.inf))
+
 
 class Phases(SequentialLR):
     """Schedules one after the other, such as a warm-up and then a decay: torch's SequentialLR, for configs.
@@ -64,16 +73,16 @@ class Phases(SequentialLR):
 
 def configure(
     owner: str,
-    groups: Sequence[dict[str, Any]],
+    groups: Sequence[Any],
     optimizer: OptimizerCallable,
     scheduler: LRSchedulerCallable | None = None,
     interval: Interval | None = None,
-) -> OptimizerLRScheduler:
-    """The optimizer, and the scheduler if there is one, as Lightning takes them; both have made a step elsewhere.
+) -> OptimizerConfig | OptimizerLRSchedulerConfig:
+    """An optimizer, and its scheduler if there is one, as Lightning takes them; both have made a step elsewhere.
 
     Args:
         owner: name of the model, for the errors.
-        groups: the parameter groups.
+        groups: the parameters, or parameter groups.
         optimizer: makes the optimizer.
         scheduler: makes the scheduler.
         interval: what the scheduler counts; None for what its class is meant for.
@@ -81,8 +90,11 @@ def configure(
     Raises:
         UserError: one of them refuses its settings, or would fail in training.
     """
+    groups = [{**group, "params": list(group["params"])} for group in groups if isinstance(group, dict)] or [
+        {"params": list(groups)}
+    ]
     dummies = [{**group, "params": _dummies(group["params"])} for group in groups]
-    made: Optimizer = _made(owner, "optimizer", optimizer, list(groups))
+    made: Optimizer = fused(_made(owner, "optimizer", optimizer, groups))
     dummy: Optimizer = _made(owner, "optimizer", optimizer, dummies)
     _try_optimizer(owner, dummy)
     if scheduler is None:
@@ -90,16 +102,14 @@ def configure(
             raise UserError(
                 f"model.lr_scheduler_interval is {interval}, but there is no scheduler: set model.lr_scheduler.", 2
             )
-        return made
+        return {"optimizer": made}
     schedule = _made(owner, "learning rate's scheduler", scheduler, made)
     if isinstance(schedule, ReduceLROnPlateau):
         if interval is not None:
             raise UserError(
                 "ReduceLROnPlateau is stepped after each validation: leave model.lr_scheduler_interval out.", 2
             )
-        never = torch.iinfo(torch.int64).max  # the paradigm steps it, after a validation
-        monitor = getattr(schedule, "monitor", "val/loss")
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "frequency": never}}
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule}}
     _try_schedule(dummy, _made(owner, "learning rate's scheduler", scheduler, dummy))
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": interval or meant_for(schedule)}}
 
@@ -110,7 +120,7 @@ def meant_for(schedule: LRScheduler) -> Interval:
     return "step" if any(isinstance(part, _MEANT_FOR_STEPS) for part in parts) else "epoch"
 
 
-def check(trainer: pl.Trainer) -> None:
+def check(trainer: pl.Trainer, run: RunLength) -> None:
     """Check the schedules of a training that begins, see `check_length`; a `fast_dev_run` may cut them short.
 
     Raises:
@@ -118,19 +128,16 @@ def check(trainer: pl.Trainer) -> None:
     """
     if getattr(trainer, "fast_dev_run", False):
         return
-    steps = trainer.estimated_stepping_batches
-    epochs = math.inf if trainer.max_epochs is None or trainer.max_epochs == -1 else trainer.max_epochs
-    in_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    run = RunLength(steps, min(epochs, math.ceil(steps / in_epoch) if math.isfinite(steps) else math.inf))
     for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau and not _validates(trainer):
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            if _validates(trainer):
+                continue
             raise UserError(
                 f"{type(config.scheduler).__name__} changes the rate after validations, but this run never validates: "
                 "take another schedule, or let it validate.",
                 2,
             )
-        if not config.reduce_on_plateau:
-            check_length(config.scheduler, "step" if config.interval == "step" else "epoch", run)
+        check_length(config.scheduler, "step" if config.interval == "step" else "epoch", run)
 
 
 def _validates(trainer: pl.Trainer) -> bool:
@@ -143,7 +150,7 @@ def described(trainer: pl.Trainer) -> list[str]:
     """A sentence for each schedule of a training: what it is, and when it is stepped."""
     return [
         f"The learning rate follows {type(config.scheduler).__name__}, stepped after each "
-        f"{'validation' if config.reduce_on_plateau else config.interval}."
+        f"{'validation' if isinstance(config.scheduler, ReduceLROnPlateau) else config.interval}."
         for config in trainer.lr_scheduler_configs
     ]
 
@@ -294,3 +301,32 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ZeroDivisionError):
         return "it divides by a setting that is 0"
     return text if isinstance(error, TypeError | ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def step(trainer: pl.Trainer, interval: Interval) -> None:
+    """Step the schedules that count this, after a step of the optimizer or an epoch."""
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == interval and not isinstance(config.scheduler, ReduceLROnPlateau):
+            config.scheduler.step()
+
+
+def step_plateaus(trainer: pl.Trainer, values: Mapping[str, torch.Tensor]) -> None:
+    """Step each ReduceLROnPlateau by what it monitors, after a validation.
+
+    Lightning would do so after the checkpoint, and a resumed run would leave that step out.
+
+    Raises:
+        UserError: what it monitors is not measured.
+    """
+    for config in trainer.lr_scheduler_configs:
+        schedule = config.scheduler
+        if not isinstance(schedule, ReduceLROnPlateau):
+            continue
+        monitor = getattr(schedule, "monitor", "val/loss")  # that of Lightning's class for configs
+        if monitor not in values:
+            raise UserError(
+                f"The learning rate's scheduler monitors {monitor!r}, but what a validation gives is "
+                f"{', '.join(values)}: set model.lr_scheduler.monitor to one of them.",
+                2,
+            )
+        schedule.step(values[monitor].item())

@@ -102,11 +102,11 @@ def test_what_is_validated_drawn_and_saved_is_the_average(average: str, cli: Run
         saved = torch.load(path, weights_only=True)
         paradigm = encdec.load(path)
         with torch.no_grad():
-            averaged = paradigm.outputs(batch)[0]["loss"].mean().item()
+            averaged = paradigm.measured_losses(batch).loss.mean().item()
             assert averaged == pytest.approx(saved["metrics"]["val/loss"], rel=1e-5)
             samples = paradigm.sample(sample_labels(10)[0], fixed_noise(len(sample_labels(10)[0]), 32))
             paradigm.load_state_dict(saved["current_model_state"])
-            assert paradigm.outputs(batch)[0]["loss"].mean().item() != pytest.approx(averaged, rel=1e-4)
+            assert paradigm.measured_losses(batch).loss.mean().item() != pytest.approx(averaged, rel=1e-4)
         if saved["global_step"] == 20:
             drawn = Image.open(io.BytesIO(events(run).Images("images/samples")[-1].encoded_image_string))
             wanted = enlarge(grid(samples, sample_labels(10)[1])).permute(1, 2, 0)

@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_end_leaves_nothing_and_says_so(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("encdec.callbacks.predictions._prior", interrupt)
+    monkeypatch.setattr("encdec.callbacks.predictions.strip_latents", interrupt)
     capsys.readouterr()
     assert fails(cli, f"--predictions.output_dir={place}") == 130
     assert "Interrupted: nothing was written." in capsys.readouterr().out

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from encdec.data import Digits
-from encdec.networks import MLPDecoder
 from encdec.objectives.floors import Floors
 from encdec.objectives.losses import pixel_means, squared_error_matrix
-from encdec.paradigms import Paradigm
+from encdec.paradigms import LatentVariable, Paradigm
 from encdec.testing import check_paradigm
-from encdec.types import Batch, Conditioning
+from encdec.types import Batch, Conditioning, Losses
 from tests.conftest import RunCLI, events
 
 
@@ -42,57 +41,50 @@ def test_verdicts_in_plain_words(mse: float, conditioning: Conditioning, words: 
 def test_a_decoder_that_is_told_the_image_has_a_baseline_in_place_of_a_floor_of_zero() -> None:
     units = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
     found = Floors(units, {Conditioning.NONE: 40.0, Conditioning.LABEL: 30.0, Conditioning.IMAGE: 20.0}, 0.2, 8)
-    beside = found.beside({"mse": 0.15, "bce": 25.0}, Conditioning.IMAGE)
+    beside = found.beside({"mse": 0.15, "bce": 25.0}, {"": Conditioning.IMAGE})
     assert beside == pytest.approx(
         {"mse_mean_image": 1.0, "explained_variance": 0.85, "bce_floor": 20.0, "bce_gap": 5.0, "mse_pca": 0.2}
     )
-    assert found.beside({"mse": 0.15, "bce": 25.0}, Conditioning.IMAGE, paired=False) == {}
-    assert found.beside({"mse": 0.7}, Conditioning.LABEL)["mse_mean_image"] == 1.0
+    assert found.beside({"mse": 0.15, "bce": 25.0}, {"": None}) == {}
+    assert found.beside({"mse": 0.7}, {"": Conditioning.LABEL})["mse_mean_image"] == 1.0
 
 
 class Drawn(Paradigm):
     """A perfect generator: a training image, drawn at random, whatever it is compared with."""
 
-    conditioning = Conditioning.NONE
-    paired = False
-    latent_dim = 4
+    conditioning: Conditioning | None = None
+    noise_dim = 4
     same = False
 
-    def __init__(self, latent_dim: int = 4, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.weight = nn.Parameter(torch.zeros(()))
         images = next(Digits().splits["train"].stream([torch.arange(1294)])).float() / 255
         self.register_buffer("images", images.clamp(1e-4, 1 - 1e-4).logit(), persistent=False)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.decode(self.noise(batch.index, self.latent_dim), batch.y)
-        return {"loss": (self.weight - 1).square().expand(len(batch.x)), "logits": logits}
+    def losses(self, batch: Batch) -> Losses:
+        logits = self._logits(self.noise(batch.index, self.noise_dim))
+        return Losses((self.weight - 1).square().expand(len(batch.x)), logits=logits)
 
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        which = (z.float().sum(1) * 1e4).long() % 1294
+    def generate(self, noise: Tensor, y: Tensor) -> Tensor:
+        return pixel_means(self._logits(noise))
+
+    def _logits(self, noise: Tensor) -> Tensor:
+        which = (noise.float().sum(1) * 1e4).long() % 1294
         images = self.images
         assert isinstance(images, Tensor)
         return images[torch.zeros_like(which) if self.same else which]
 
 
 @final
-class WithoutLogits(Paradigm):
+class WithoutLogits(LatentVariable):
     """A generator that is compared with images as a set, and so has no output to show beside one."""
 
-    conditioning = Conditioning.NONE
-    paired = False
+    conditioning = None
 
-    def __init__(self, latent_dim: int = 4, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.latent_dim = latent_dim
-        self.decoder = MLPDecoder(latent_dim, self.image_shape)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> Losses:
         samples = pixel_means(self.decoder(self.shared_noise(16, self.latent_dim)))
-        return {"loss": squared_error_matrix(samples, batch.x).mean(1)}
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.decoder(z)
+        return Losses(squared_error_matrix(samples, batch.x).mean(1))
 
 
 @final
@@ -106,7 +98,7 @@ class AllAlike(Drawn):
 class Paired(Drawn):
     """The same, as if its outputs were paired with images."""
 
-    paired = True
+    conditioning = Conditioning.NONE
 
 
 def fit(cli: RunCLI, name: str, *flags: str) -> set[str]:
@@ -158,13 +150,13 @@ def test_an_unpaired_paradigm_needs_no_logits(
 ) -> None:
     assert fit(cli, "WithoutLogits", "--images.every_n_epochs=1") == {"val/loss", "val/sample_variance"}
     assert "val/sample_variance – collapsed: 1,000 samples" in capfd.readouterr().out, "its loss asks for one image"
-    check_paradigm(WithoutLogits, tmp_path)
+    check_paradigm(WithoutLogits, tmp_path, latent_dim=4)
 
 
 def test_a_paired_one_must_give_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WithoutLogits, "paired", True)
-    with pytest.raises(AssertionError, match="gives no `logits`"):
-        check_paradigm(WithoutLogits, tmp_path)
+    monkeypatch.setattr(WithoutLogits, "conditioning", Conditioning.NONE)
+    with pytest.raises(AssertionError, match=r"losses gives no logits, whose conditioning it names"):
+        check_paradigm(WithoutLogits, tmp_path, latent_dim=4)
 
 
 def test_the_energy_score_has_no_verdict_on_its_mse(

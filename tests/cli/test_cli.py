@@ -8,6 +8,7 @@ import yaml
 
 import encdec
 from encdec.cli import main
+from encdec.paradigms import LatentVariable
 from encdec.types import UserError
 from tests.conftest import RunCLI
 
@@ -80,6 +81,7 @@ def test_predict_writes_pictures_and_tensors(cli: RunCLI, project: Path) -> None
     samples, reconstructions, interpolations = (content[k] for k in ("samples", "reconstructions", "interpolations"))
     torch.testing.assert_close(samples["images"], paradigm.sample(samples["y"], samples["noise"]))
     assert torch.equal(reconstructions["index"], torch.arange(359)), "the whole test split, in its order"
+    assert isinstance(paradigm, LatentVariable)
     decoded = paradigm.decode(reconstructions["z"], reconstructions["y"]).sigmoid()
     torch.testing.assert_close(reconstructions["reconstruction"], decoded.detach())
     torch.testing.assert_close(interpolations["images"][:, 0], reconstructions["reconstruction"][:8])

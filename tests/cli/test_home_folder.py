@@ -63,11 +63,11 @@ def test_runs_and_checkpoints_in_the_home_folder(
     checkpoint = "~/runs/lightning_logs/encoderlessvae/version_1/checkpoints/last.ckpt"
     cli("predict", f"--ckpt_path={checkpoint}", "--predictions.output_dir=~/made")
     assert (home / "made" / "samples.png").is_file()
-    assert encdec.load(checkpoint).latent_dim > 0
+    assert encdec.load(checkpoint).noise_dim > 0
     cli("export", checkpoint, "~/weights.safetensors")
     cli("export", checkpoint)
     assert (home / "weights.safetensors").is_file()
-    assert encdec.load("~/weights.safetensors").latent_dim > 0
+    assert encdec.load("~/weights.safetensors").noise_dim > 0
     assert (run.parent / "version_1" / "checkpoints" / "last.safetensors").is_file()
     with pytest.raises(SystemExit):
         cli("compare", "~/runs")

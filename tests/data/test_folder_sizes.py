@@ -114,7 +114,7 @@ def test_a_run_on_pictures_that_are_not_square(network: str, cli: RunCLI, projec
     cli("fit", "--model=EncoderlessVAE", "--data=ImageFolder", "--data.path=mine", "--data.size=null",
         "--data.mode=null", f"--model.decoder={network}", "--trainer.max_epochs=1", "--name=wide")  # fmt: skip
     model = encdec.load(project / "lightning_logs/wide/version_0/checkpoints/last.ckpt")
-    assert model.sample(torch.zeros(2).long(), torch.zeros(2, model.latent_dim)).shape == (2, 3, 9, 14)
+    assert model.sample(torch.zeros(2).long(), torch.zeros(2, model.noise_dim)).shape == (2, 3, 9, 14)
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

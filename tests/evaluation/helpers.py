@@ -18,9 +18,10 @@ from encdec.evaluation.processes import Processes
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.samples import evaluate_samples
 from encdec.evaluation.view import View
+from encdec.networks import Decoder
 from encdec.objectives import losses
-from encdec.paradigms import Paradigm
-from encdec.types import Batch, Conditioning, Shape
+from encdec.paradigms import LatentVariable, Paradigm
+from encdec.types import Batch, Losses, Shape
 
 CPU = torch.device("cpu")
 SHAPE: Shape = (1, 3, 4)
@@ -61,28 +62,37 @@ def pixels_of(images: Images) -> Tensor:
     return pixels.flatten(1).double() / 255
 
 
-class Linear(Paradigm):
-    """logits = W z + V onehot(y), the squared error, and a table of codes for its training images."""
+class LinearLogits(Decoder):
+    """logits = W z."""
 
-    conditioning = Conditioning.IMAGE
+    def __init__(self, in_features: int, image_shape: Shape) -> None:
+        super().__init__(in_features, image_shape)
+        self.weight = nn.Linear(in_features, math.prod(image_shape), bias=False).weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z @ self.weight.T).unflatten(1, self.image_shape)
+
+
+class Linear(LatentVariable):
+    """logits = W z + V onehot(y), the squared error, and a table of latents for its training images."""
+
+    decoder: LinearLogits
 
     def __init__(self, latent_dim: int = 2, own_codes: bool = False, **kwargs: Any) -> None:
-        super().__init__(image_shape=SHAPE, num_classes=3, **kwargs)
-        self.latent_dim, self.own_codes = latent_dim, own_codes
-        self.decoder = nn.Linear(latent_dim, math.prod(SHAPE), bias=False)
+        super().__init__(LinearLogits, latent_dim, image_shape=SHAPE, num_classes=3, **kwargs)
+        self.lacks = frozenset() if own_codes else frozenset({"codes"})
         self.of_label = nn.Parameter(torch.zeros(3, math.prod(SHAPE)))
-        self.codes = nn.Parameter(torch.randn(self.num_train, latent_dim))
+        self.table = nn.Parameter(torch.randn(self.num_train, latent_dim))
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.decode(self.codes[batch.index], batch.y)
-        return {"loss": losses.squared_error(losses.pixel_means(logits), batch.x), "logits": logits}
+    def losses(self, batch: Batch) -> Losses:
+        logits = self.decode(self.table[batch.index], batch.y)
+        return Losses(losses.squared_error(losses.pixel_means(logits), batch.x), logits=logits)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(z) + self.of_label[y]
-        return logits.reshape(-1, *self.image_shape)
+        return self.decoder(z) + self.of_label[y].unflatten(1, self.image_shape)
 
-    def paired_codes(self, batch: Batch) -> Tensor | None:
-        return self.codes[batch.index] if self.own_codes else None
+    def codes(self, batch: Batch) -> Tensor:
+        return self.table[batch.index]
 
 
 def evaluate_latents(paradigm: Paradigm, train: Images, test: Images, **latents: Tensor | None) -> Metrics:

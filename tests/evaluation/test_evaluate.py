@@ -22,25 +22,27 @@ from tests.conftest import ROOT, RunCLI, events
 SMALL = ("--evaluation.num_images=60", "--evaluation.num_samples=80", "--evaluation.posterior_samples=4",
          "--evaluation.prior_samples=200", "--evaluation.code_steps=8")  # fmt: skip
 SHORT = ("--trainer.max_epochs=2", "--trainer.log_every_n_steps=5", "--images.every_n_epochs=100")
-ALWAYS = {"loss", "mse", "bce", "mse_optimized", "nll_bernoulli",
-          "nll_bernoulli_binary", "nll_gaussian", "nll_ess", "elbo_optimized", "nll_optimized", "neighbours_optimized",
-          "path_length", "lipschitz_mean", "active_units_optimized", "target_near_random", "gradient_near_random",
-          "frechet_classifier", "kernel_classifier", "precision_classifier", "recall_classifier", "density_classifier",
-          "coverage_classifier", "sample_variance", "sample_variance_z", "sample_mean_distance",
-          "memorised"}  # fmt: skip
+ALWAYS = {"loss", "path_length", "lipschitz_mean", "frechet_classifier", "kernel_classifier", "precision_classifier",
+          "recall_classifier", "density_classifier", "coverage_classifier", "sample_variance", "sample_variance_z",
+          "sample_mean_distance", "memorised"}  # fmt: skip
+WITH_LATENTS = {"mse", "bce", "mse_optimized", "nll_bernoulli", "nll_bernoulli_binary", "nll_gaussian", "nll_ess",
+                "elbo_optimized", "nll_optimized", "neighbours_optimized", "active_units_optimized",
+                "target_near_random", "gradient_near_random"}  # fmt: skip
 FLOORS = {"bce_floor", "bce_gap", "explained_variance"}
 TOLD_LESS = FLOORS | {"mse_floor", "mse_gap"}
 TOLD_THE_IMAGE = FLOORS | {"mse_mean_image", "mse_pca"}
 WITH_CODES = {"mse_encoder", "mse_amortisation_gap", "neighbours_encoder", "target_near_encoder"}
 WITH_POSTERIOR = {"elbo_posterior", "elbo_amortisation_gap", "active_units"}
 OWN: dict[str, set[str]] = {
-    "ae": WITH_CODES | TOLD_THE_IMAGE,
-    "ae_zeros": WITH_CODES | TOLD_LESS | {"mse_zeros", "explained_variance_zeros"},
-    "decoder": TOLD_LESS | {"mse_mean_image"},
-    "vae": WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
-    "vae_noenc": TOLD_LESS,
-    "energy_score": WITH_CODES,
-    "autodecoder": WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "ae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "ae_zeros": WITH_LATENTS | WITH_CODES | TOLD_LESS | {"mse_zeros", "explained_variance_zeros"},
+    "decoder": WITH_LATENTS | TOLD_LESS | {"mse_mean_image"},
+    "vae": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
+    "vae_noenc": WITH_LATENTS | TOLD_LESS,
+    "energy_score": WITH_LATENTS | WITH_CODES,
+    "autodecoder": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "glo": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "gan": set(),  # its images are made of noise, and no image has a latent
 }
 
 
@@ -69,7 +71,7 @@ def test_every_paradigm_has_its_place_among_the_tested() -> None:
 def test_every_paradigm_is_scored_in_the_same_way(
     config: str, cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--model.code_steps=3"] if config == "autodecoder" else []
+    few = {"autodecoder": ["--model.code_steps=3"], "glo": ["--model.latent_steps=3"]}.get(config, [])
     cli("fit", "--config", f"configs/{config}.yaml", *SHORT, *few)
     capfd.readouterr()
     cli("test", "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt", *SMALL)
@@ -78,7 +80,7 @@ def test_every_paradigm_is_scored_in_the_same_way(
     report = report_of(config)
     figures = report["figures"]
     assert ALWAYS | OWN[config] <= figures.keys()
-    optional = WITH_CODES | WITH_POSTERIOR | TOLD_LESS | TOLD_THE_IMAGE
+    optional = WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_LESS | TOLD_THE_IMAGE
     assert not (optional - OWN[config]) & figures.keys()
     assert report["undefined"] == {}
     assert all(figure["unit"] for figure in figures.values()), "every number has a unit"
@@ -94,10 +96,11 @@ def test_every_paradigm_is_scored_in_the_same_way(
         stem = re.sub(r"_(zeros|classifier)$", "", name)
         explained = rf"`{stem}(_zeros|_…)?`|`{re.sub('_[a-z]+$', '', stem)}_PAIRING`|`(…/|test/){stem}`|`…/{stem}`"
         assert re.search(explained, documented), f"{name} is explained nowhere"
-    judged = "test/sample_variance" if config == "energy_score" else "test/mse"
+    judged = "test/sample_variance" if config in ("energy_score", "gan") else "test/mse"
     assert f"{judged} – hardly trained yet (22 steps): " in out, "the verdict"
     pictures = {tag for tag in run.Tags()["images"] if tag.startswith("test/")}
-    assert pictures == {"test/reconstructions", "test/interpolations", "test/latent_map"}
+    of_latents = {"test/reconstructions", "test/latent_map"} if OWN[config] >= WITH_LATENTS else set()
+    assert pictures == {"test/interpolations", *of_latents}
     with open(f"lightning_logs/{config}/version_0/checkpoints/last.evaluation.csv") as file:
         (row,) = csv.DictReader(file)
     assert {name: float(row[name]) for name in figures} == values_of(report)
@@ -119,7 +122,7 @@ def test_a_report_holds_all_that_repeats_it(cli: RunCLI, project: Path) -> None:
     assert report["data"]["fingerprints"]["test"] == fingerprint(Digits().splits["test"])
     (batch,) = Digits(batch_size=1000).test_dataloader()
     with torch.no_grad():
-        terms, _ = encdec.load(checkpoint).outputs(batch)
+        terms = encdec.load(checkpoint).measured_losses(batch).terms
     assert values_of(report)["kl"] == pytest.approx(terms["kl"].mean().item(), rel=1e-5)
     # the saved config and settings give the same numbers again, whatever the batch size
     Path("again.json").write_text(json.dumps(report["config"]))

@@ -30,7 +30,7 @@ def test_active_units_are_the_dimensions_that_vary_with_the_image() -> None:
 def test_active_units_of_a_vae_against_its_encoder() -> None:
     paradigm = VAE(image_shape=SHAPE, num_classes=3, latent_dim=6)
     test = random_images(50)
-    means, _ = paradigm.posterior(Batch(pixels_of(test).float().unflatten(1, SHAPE), test.labels, test.labels))
+    means = paradigm.posterior(Batch(pixels_of(test).float().unflatten(1, SHAPE), test.labels, test.labels)).mean
     metrics = evaluate_latents(paradigm, random_images(30), test, optimized_means=torch.zeros(50, 6))
     expected = int((means.double().numpy().var(0) > 0.01).sum())
     assert metrics.values["active_units"].value == expected
@@ -56,12 +56,12 @@ def pairing(name: str) -> set[str]:
             {"neighbours_encoder", *pairing("encoder")},
         ),
         (
-            EncoderlessVAE(image_shape=SHAPE, latent_dim=3, codes="fixed"),
+            EncoderlessVAE(image_shape=SHAPE, latent_dim=3, latents="fixed"),
             {"neighbours_paired", "mse_paired", *pairing("paired")},
         ),
         (Linear(own_codes=True, num_train=70), {"neighbours_paired", "mse_paired", *pairing("paired")}),
     ],
-    ids=["fresh", "decoder", "ae", "vae", "best of 8", "fixed", "table"],
+    ids=["resampled", "decoder", "ae", "vae", "best of 8", "fixed", "table"],
 )
 def test_a_paradigm_has_the_metrics_of_its_pairings(paradigm: Paradigm, names: set[str]) -> None:
     metrics = evaluate_latents(paradigm, random_images(70), random_images(60, seed=1))
@@ -80,7 +80,7 @@ def test_optimized_latents_are_those_of_the_first_test_images() -> None:
 def test_paired_error_against_numpy() -> None:
     paradigm, train = Linear(own_codes=True, num_train=45), random_images(45)
     metric = evaluate_latents(paradigm, train, random_images(20)).values["mse_paired"]
-    logits = paradigm.codes.double().numpy() @ paradigm.decoder.weight.double().numpy().T
+    logits = paradigm.table.double().numpy() @ paradigm.decoder.weight.double().numpy().T
     errors = ((1 / (1 + np.exp(-logits)) - pixels_of(train).numpy()) ** 2).mean(1)
     assert metric.value == pytest.approx(errors.mean(), rel=1e-5)
     assert metric.standard_error == pytest.approx(errors.std(ddof=1) / np.sqrt(45), rel=1e-4)

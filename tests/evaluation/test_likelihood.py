@@ -25,9 +25,10 @@ from encdec.evaluation.likelihood import (
 from encdec.evaluation.reconstruction import evaluate_reconstruction, optimize_latents
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.view import View
-from encdec.objectives.observations import Bernoulli, Gaussian, Observation
-from encdec.paradigms import Paradigm
-from encdec.types import Batch, Conditioning
+from encdec.objectives.observations import Bernoulli, Gaussian
+from encdec.objectives.priors import DiagonalGaussian
+from encdec.paradigms import LatentVariable, Paradigm
+from encdec.types import Batch, Losses
 
 from .helpers import context_of
 
@@ -38,19 +39,16 @@ AXES = torch.linalg.qr(torch.randn(PIXELS, DIM, generator=torch.Generator().manu
 WEIGHT = AXES * torch.tensor([0.15, 0.08], dtype=torch.float64)
 
 
-class LinearGaussian(Paradigm):
+class LinearGaussian(LatentVariable):
     """x = 0.5 + Wz + noise, with an encoder that is off by `bias`; with labels, the mean is 0.05 higher for each."""
-
-    conditioning = Conditioning.IMAGE
-    latent_dim = DIM
 
     def __init__(
         self, bias: float = 0.0, labelled: bool = False, with_posterior: bool = True, sigma: float = SIGMA
     ) -> None:
-        super().__init__(image_shape=(1, 2, 4), num_classes=3 if labelled else 1)
-        self.bias, self.labelled, self.with_posterior = bias, labelled, with_posterior
-        self.observation: Observation = Gaussian(sigma)
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(latent_dim=DIM, image_shape=(1, 2, 4), num_classes=3 if labelled else 1)
+        self.bias, self.labelled = bias, labelled
+        self.lacks = frozenset() if with_posterior else frozenset({"posterior", "encode"})
+        self.observation = Gaussian(sigma)
 
     def mean(self, y: Tensor) -> Tensor:
         shift: Tensor = 0.05 * y if self.labelled else 0.0 * y
@@ -60,22 +58,19 @@ class LinearGaussian(Paradigm):
         logits: Tensor = (self.mean(y) + z @ WEIGHT.float().T).logit(eps=1e-6)
         return logits.reshape(-1, 1, 2, 4)
 
-    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        if not self.with_posterior:
-            return None
+    def posterior(self, batch: Batch) -> DiagonalGaussian:
         precision = 1 + WEIGHT.square().sum(0) / SIGMA**2
         residual = batch.x.flatten(1).double() - self.mean(batch.y)
         mean = residual @ WEIGHT / SIGMA**2 / precision
-        return (mean + self.bias).float(), (-precision.log()).expand_as(mean).float()
+        return DiagonalGaussian((mean + self.bias).float(), (-precision.log()).expand_as(mean).float())
 
-    def encode(self, batch: Batch) -> Tensor | None:
-        posterior = self.posterior(batch)
-        return None if posterior is None else posterior[0]
+    def encode(self, batch: Batch) -> Tensor:
+        return self.posterior(batch).mean
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        z = self.encode(batch)
-        logits = self.decode(batch.x.new_zeros(len(batch.x), DIM) if z is None else z, batch.y)
-        return {"loss": self.observation.nll(logits, batch.x), "logits": logits}
+    def losses(self, batch: Batch) -> Losses:
+        z = batch.x.new_zeros(len(batch.x), DIM) if self.lacks else self.encode(batch)
+        logits = self.decode(z, batch.y)
+        return Losses(self.observation.nll(logits, batch.x), logits=logits)
 
 
 def drawn(count: int, labelled: bool = False) -> InMemoryImages:
@@ -236,7 +231,6 @@ def test_the_gap_of_reconstruction_is_what_the_encoder_loses(bias: float) -> Non
     residual = batch.x.flatten(1).double() - MEAN
     best = residual @ WEIGHT / WEIGHT.square().sum(0)
     encoded = LinearGaussian(bias).encode(batch)
-    assert encoded is not None
     lost = (((encoded - best) @ WEIGHT.T).square().sum(1) / PIXELS).mean().item()
     assert values["mse_amortisation_gap"] == pytest.approx(lost, rel=0.02)
     assert values["mse_encoder"] - values["mse_optimized"] == pytest.approx(values["mse_amortisation_gap"])

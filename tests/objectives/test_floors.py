@@ -122,7 +122,7 @@ def test_constant_images_and_single_image_classes_give_numbers() -> None:
     assert found.mse[Conditioning.NONE] == pytest.approx(0, abs=1e-15)
     assert found.mse[Conditioning.LABEL] == pytest.approx(0, abs=1e-15)
     assert found.explained_variance(0.1) is None
-    assert "explained_variance" not in found.beside({"mse": 0.1}, Conditioning.NONE)
+    assert "explained_variance" not in found.beside({"mse": 0.1}, {"": Conditioning.NONE})
     assert "nothing to explain" in found.verdict(0.1, Conditioning.NONE)
     assert found.bce[Conditioning.NONE] == pytest.approx(found.bce[Conditioning.IMAGE])
 
@@ -151,7 +151,8 @@ def test_pixels_that_are_no_bytes_are_refused() -> None:
 def test_what_stands_beside_a_metric() -> None:
     split = Moments.of(Digits().splits["val"])
     found = Floors.of(Moments.of(Digits().splits["train"]), split)
-    beside = found.beside({"mse": 0.08, "bce": 28.0, "mse_zeros": 0.09, "loss": 1.0}, Conditioning.NONE)
+    of_outputs = {"": Conditioning.NONE, "_zeros": Conditioning.NONE}
+    beside = found.beside({"mse": 0.08, "bce": 28.0, "mse_zeros": 0.09, "loss": 1.0}, of_outputs)
     floor = found.mse[Conditioning.NONE]
     assert beside == pytest.approx(
         {

@@ -84,7 +84,7 @@ def test_many_prior_samples_are_a_way_out_of_the_collapse(cli: RunCLI) -> None:
 
 def test_fixed_codes_are_learned_by_heart_and_worth_nothing_for_held_out_images(cli: RunCLI) -> None:
     """One random code for each training image: training sinks below the floor, held-out images stay above it."""
-    cli("fit", "--config", "configs/vae_noenc.yaml", "--model.codes=fixed", "--trainer.max_epochs=150",
+    cli("fit", "--config", "configs/vae_noenc.yaml", "--model.latents=fixed", "--trainer.max_epochs=150",
         "--model.decoder.hidden=[1024]", "--trainer.check_val_every_n_epoch=50", "--name=fixed",
         "--images.every_n_epochs=1000")  # fmt: skip
     training = events("lightning_logs/fixed/version_0").Scalars("train/mse")

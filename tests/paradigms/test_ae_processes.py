@@ -13,24 +13,19 @@ from tests.conftest import RunCLI
 
 pytestmark = pytest.mark.slow
 RUN = ("--config", "configs/ae.yaml", "--trainer.max_epochs=2", "--images.every_n_epochs=1",
-       "--trainer.callbacks+=tests.test_ae_processes.SaveCodes")  # fmt: skip
+       "--trainer.callbacks+=tests.paradigms.test_ae_processes.SaveFit")  # fmt: skip
 
 
-class SaveCodes(pl.Callback):
+class SaveFit(pl.Callback):
     """Each process writes what its own model knows of the codes, and samples, when its training ends."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them into the working directory."""
         assert isinstance(pl_module, AE)
         noise = torch.randn(5, pl_module.latent_dim, generator=torch.Generator().manual_seed(0))
-        found = {"z": pl_module.prior(noise), **pl_module.codes.state_dict()}
-        torch.save(found, f"codes-{trainer.global_rank}-of-{trainer.world_size}.pt")
-
-
-def gaussian(state: dict[str, Tensor], prefix: str = "") -> tuple[Tensor, Tensor]:
-    """Mean and covariance."""
-    mean, second_moment = (state[prefix + name].double() for name in ("mean", "second_moment"))
-    return mean, second_moment - torch.outer(mean, mean)
+        assert pl_module.ex_post is not None
+        found = {"z": pl_module.sampled.sample(noise), **pl_module.ex_post.state_dict()}
+        torch.save(found, f"fit-{trainer.global_rank}-of-{trainer.world_size}.pt")
 
 
 def of_last_checkpoint(name: str) -> dict[str, Tensor]:
@@ -44,13 +39,11 @@ def test_two_processes_fit_the_gaussian_that_one_does(cli: RunCLI, project: Path
     cli("fit", *RUN, "--data.batch_size=70", "--name=one")
     code, output = killing.on_two(project, "fit", *RUN, "--data.batch_size=35", "--name=two")
     assert code == 0, output
-    one, *both = (torch.load(f"codes-{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2"))
+    one, *both = (torch.load(f"fit-{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2"))
     for key, value in both[0].items():
         assert torch.equal(value, both[1][key]), f"the processes disagree about {key}"
-    assert one["steps"] == both[0]["steps"] == 38
-    expected, covariance = gaussian(one)
-    for state, prefix in ((both[0], ""), (of_last_checkpoint("two"), "codes.")):
-        found = gaussian(state, prefix)
-        torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found[1], covariance, rtol=1e-5, atol=1e-5)
-    assert covariance.diagonal().mean() > 0.01, "codes differ by more than the tolerance"
+    assert one["fitted"] == both[0]["fitted"] == 1294
+    for state, prefix in ((both[0], ""), (of_last_checkpoint("two"), "ex_post.")):
+        for name in ("mean", "covariance"):
+            torch.testing.assert_close(state[prefix + name], one[name], rtol=1e-5, atol=1e-5)
+    assert one["covariance"].diagonal().mean() > 0.01, "codes differ by more than the tolerance"

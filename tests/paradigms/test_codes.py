@@ -21,8 +21,8 @@ def target(index: Tensor, dim: int = 3) -> Tensor:
 
 
 def train(table: LatentTable, index: Tensor) -> None:
-    """One step of ½‖row − target‖⁴, whose gradients differ in scale."""
-    loss = 0.5 * (table.rows(index) - target(index)).square().sum(1).square().sum()
+    """One step of ½‖row − target‖⁴, a mean over the batch; its gradients differ in scale."""
+    loss = 0.5 * (table.rows(index) - target(index)).square().sum(1).square().mean()
     loss.backward()
     table.step()
 
@@ -84,7 +84,7 @@ def test_rows_without_a_gradient_are_forgotten_and_a_step_without_rows_does_noth
 def test_accumulated_batches_are_one_step_and_a_row_in_several_gets_their_sum() -> None:
     one, parts = table(), [torch.tensor([0, 1]), torch.tensor([2, 1])]
     for index in parts:
-        (one.rows(index) * (index + 1.0)[:, None]).sum().backward()
+        (one.rows(index) * (index + 1.0)[:, None]).sum(1).mean().backward()
     one.step(scale=0.5)
     expected = torch.tensor([0.5, 2, 1.5])  # half of 1, 2 + 2, 3
     torch.testing.assert_close(one.first_moment[:3, 0], 0.2 * expected)
@@ -98,9 +98,9 @@ def test_a_gradient_that_is_not_finite_moves_no_row_but_leaves_the_others_alone(
     train(other, torch.arange(4))
     before = {name: value.clone() for name, value in one.state_dict().items()}
     weights = torch.tensor([1.0, math.inf, 1.0, math.nan])
-    (one.rows(torch.arange(4)) * weights[:, None]).sum().backward()
+    (one.rows(torch.arange(4)) * weights[:, None]).sum(1).mean().backward()
     one.step()
-    other.rows(torch.tensor([0, 2])).sum().backward()
+    other.rows(torch.tensor([0, 2])).sum(1).mean().backward()
     other.step()
     for name, value in one.state_dict().items():
         assert torch.equal(value[[1, 3]], before[name][[1, 3]])
@@ -191,7 +191,7 @@ def in_processes(rank: int, folder: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         index = torch.randperm(10, generator=generator)[:6][rank::2]
-        (0.5 * (one.rows(index) - target(index)).square().sum(1).square().sum()).backward()
+        (0.5 * (one.rows(index) - target(index)).square().sum(1).square().mean()).backward()
         one.step(gather=gather)
         permutation.assign(index, permutation[index].roll(1), gather)
     torch.save({**one.state_dict(), **permutation.state_dict()}, f"{folder}/{rank}.pt")

@@ -26,7 +26,7 @@ def test_a_paradigm_is_built_from_what_a_config_says() -> None:
     assert (vae.beta, vae.latent_dim, vae.image_shape) == (2.0, 3, (1, 8, 8))
     assert vae.observation.sigma == 0.2  # type: ignore[attr-defined]
     assert type(vae.encoder).__name__ == "ConvEncoder"
-    (group,) = vae._optimizer(vae.parameter_groups()).param_groups
+    (group,) = vae.configure_optimizers()["optimizer"].param_groups
     assert (group["lr"], group["momentum"]) == (1.0, 0.5)
 
 

@@ -13,7 +13,6 @@ from torch import optim
 from torch.optim import Optimizer
 
 import encdec
-from encdec import loops
 from encdec.callbacks import BestAndLast, Dashboard
 from encdec.cli import main, quiet
 from encdec.data import Digits
@@ -199,7 +198,6 @@ def trained(run: Path) -> tuple[pl.Trainer, Paradigm, Digits]:
     """What goes on with that run."""
     quiet.install()
     trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=[BestAndLast(), Dashboard()])
-    loops.install(trainer)
     return trainer, encdec.load(run / "checkpoints" / "last.ckpt"), Digits()
 
 
@@ -285,15 +283,15 @@ def test_what_every_optimizer_remembers_is_known(cls: type[Optimizer], settings:
                     check_optimizers([bad], [made()])
 
 
-def test_a_fitted_gaussian_of_a_negative_number_of_steps_is_refused(
+def test_a_table_of_latents_of_a_negative_number_of_steps_is_refused(
     cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli("fit", "--model=AE", *SMALL[1:])
-    path = Path("lightning_logs/ae/version_0/checkpoints/last.ckpt")
+    cli("fit", "--model=AutoDecoder", "--model.code_steps=2", *SMALL[1:])
+    path = Path("lightning_logs/autodecoder/version_0/checkpoints/last.ckpt")
     state = contents(path)
-    state["state_dict"]["codes.steps"] = torch.tensor(-1)
+    state["state_dict"]["table.steps"][3] = -1
     torch.save(state, path)
-    assert "codes.steps" in refused_by_cli(["fit", f"--ckpt_path={path}", "--trainer.max_epochs=2"], capsys)
+    assert "table.steps" in refused_by_cli(["fit", f"--ckpt_path={path}", "--trainer.max_epochs=2"], capsys)
 
 
 def test_a_schedule_of_other_settings_is_a_sentence(

@@ -28,7 +28,7 @@ from encdec.evaluation import (
 from encdec.networks import MLPDecoder, MLPEncoder
 from encdec.objectives import floors
 from encdec.paradigms import VAE, EncoderlessVAE, Paradigm
-from encdec.testing import _quiet_trainer
+from encdec.testing.small import quiet_trainer
 
 IMAGES, SHAPE = 20_000, (1, 16, 16)
 SPLIT_BYTES = IMAGES * 16 * 16
@@ -135,7 +135,7 @@ def trainer(tmp_path: Path) -> Iterator[Callable[..., pl.Trainer]]:
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[*callbacks], default_root_dir=tmp_path)  # fmt: skip
 
-    with _quiet_trainer():
+    with quiet_trainer():
         yield make
 
 

@@ -28,7 +28,7 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
             strict=False,
         )
     },
-    "codes": (("--config=configs/vae_noenc.yaml", "--model.codes=fixed"), "a step", 47),
+    "codes": (("--config=configs/vae_noenc.yaml", "--model.latents=fixed"), "a step", 47),
     "K": (("--config=configs/vae_noenc.yaml", "--model.num_prior_samples=8"), "a step", 30),
     # every in-memory data module
     **{name: (("--config=configs/vae.yaml", f"--data={name}", "--data.batch_size=9"), "a step", 11)
@@ -193,7 +193,7 @@ def test_a_checkpoint_begins_a_new_run_and_leaves_its_own_alone(project: Path) -
     assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
     new = killing.left(project / "lightning_logs/vae/version_1")
     assert new["last.ckpt global_step"] == 88
-    assert [step for step, _ in new["val/loss"]] == [65, 87]
+    assert [step for step, _ in new["val/loss"]] == [66, 88]
     assert "images/mean_image" in new
     code, output = killing.run(project, *command, f"--ckpt_path={old}/checkpoints/last.ckpt", "--model.optimizer.lr=1")
     assert code == 2

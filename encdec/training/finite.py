@@ -1,0 +1,56 @@
+"""Training stops before anything that is not finite is kept."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from encdec.types import UserError
+
+
+def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stage: str, where: str) -> None:
+    """Check the means of some terms.
+
+    Args:
+        module: whose terms they are.
+        means: by name; a tensor of several numbers stands for its mean.
+        stage: `training`, `validation` or `test`.
+        where: the step or steps, for the error.
+
+    Raises:
+        UserError: one is not finite; the sentence names the term that made the loss so, if there is one.
+    """
+    values = {name: value.detach().mean().item() for name, value in means.items()}
+    names = sorted((name for name, value in values.items() if not math.isfinite(value)), key="loss".__eq__)
+    if not names:
+        return
+    found = f"{type(module).__name__}: the {stage} {names[0]} is {values[names[0]]}"
+    if module.trainer.state.fn != TrainerFn.FITTING:
+        raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
+    raise UserError(
+        f"{found} at {where}, so the run is stopped; its checkpoints are from before. "
+        "Try a lower learning rate or another precision."
+    )
+
+
+class FiniteWeights(pl.Callback):
+    """Keeps weights that are not finite out of checkpoints."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check all weights.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        for name, weights in pl_module.state_dict().items():
+            if not torch.isfinite(weights).all():
+                raise UserError(
+                    f"{type(pl_module).__name__}: {name} is not finite after step {trainer.global_step}, so the run is "
+                    "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
+                )

@@ -1,0 +1,85 @@
+"""Exact means over a split of what is measured in validations and tests."""
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from encdec.objectives.metrics import RunningMeans, pixel_terms
+from encdec.training import schedules
+from encdec.training.finite import require_finite
+from encdec.types import Batch
+
+if TYPE_CHECKING:
+    from encdec.paradigms import Paradigm
+
+
+class SplitMeans(pl.Callback):
+    """Logs `val/NAME` and `test/NAME`: means over all images of the split, on all processes, whatever the batches.
+
+    NAME is a term of the objective, or `mse` (per pixel) and `bce` (nats per image) of its outputs. A loss of the set
+    of images, which depends on the batch, is the mean over batches, weighted by their images.
+    """
+
+    def __init__(self, paradigm: "Paradigm") -> None:
+        self._paradigm, self._sums = paradigm, RunningMeans()
+
+    def measure(self, batch: Batch) -> None:
+        """Take a batch into account."""
+        losses = self._paradigm.measured_losses(batch)
+        terms = {**losses.terms, "loss": losses.loss}
+        terms |= pixel_terms(losses.outputs(), batch.x, leave_out=terms)
+        self._sums.update(terms, len(batch.x))
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start new sums."""
+        self._sums.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the means; step ReduceLROnPlateau.
+
+        Raises:
+            UserError: a mean is not finite, or what the scheduler monitors is not measured.
+        """
+        values = self._log(trainer, "val")
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            for logger in trainer.loggers:
+                logger.log_metrics({"epoch": trainer.current_epoch}, step=trainer.global_step)
+            schedules.step_plateaus(trainer, values)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the means.
+
+        Raises:
+            UserError: a mean is not finite.
+        """
+        self._log(trainer, "test")
+
+    def _log(self, trainer: pl.Trainer, stage: str) -> dict[str, Tensor]:
+        means = self._sums.compute(lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"))
+        named = "validation" if stage == "val" else stage
+        require_finite(self._paradigm, means, named, f"step {trainer.global_step}")
+        means |= {
+            name: torch.tensor(value)
+            for name, value in self._paradigm.baselines(
+                stage, {name: mean.item() for name, mean in means.items()}
+            ).items()
+        }
+        values = {f"{stage}/{name}": value.float() for name, value in means.items()}
+        log_measured(trainer, values)
+        return values
+
+
+def log_measured(trainer: pl.Trainer, values: dict[str, Tensor]) -> None:
+    """Log scalars of a split, the same on all processes, at the step of the weights that were measured.
+
+    Lightning would log them at its count of training steps, each of which may train on several batches.
+    """
+    module: Any = trainer.lightning_module
+    step = trainer.global_step if trainer.state.fn == TrainerFn.FITTING else module.loaded_step
+    # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
+    module.log_dict({**values, "step": torch.tensor(float(step))}, sync_dist=True)
