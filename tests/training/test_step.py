@@ -1,5 +1,6 @@
 """A training step makes what Lightning's automatic optimization makes, bit by bit, however many batches come at a time."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,7 +144,9 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
-def by_lightning(case: Case) -> dict[str, Any]:
+@functools.cache
+def by_lightning(name: str) -> dict[str, Any]:
+    case = CASES[name]
     module, trainer = Automatic(vae(**case.paradigm)), case.new_trainer()
     trainer.fit(module, datamodule=data())
     return left(trainer, module.paradigm)
@@ -156,9 +159,7 @@ def calls(trainer: pl.Trainer) -> int:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_is_that_of_automatic_optimization(name: str) -> None:
-    case = CASES[name]
-    expected = by_lightning(case)
-    plain = by_lightning(CASES["plain"])
+    case, expected, plain = CASES[name], by_lightning(name), by_lightning("plain")
     weights = [key for key in plain if key.startswith(".weights")]
     assert name == "plain" or not all(torch.equal(expected[key], plain[key]) for key in weights), "it changes something"
     for callbacks in ([], [OneByOne()]):
