@@ -207,27 +207,27 @@ MINE = """\
 import torch
 from torch import nn
 from encdec.paradigms import Paradigm
-from encdec.types import Conditioning
+from encdec.types import Conditioning, Losses
 
 class Mine(Paradigm):
-    conditioning, latent_dim = Conditioning.NONE, 2
+    conditioning, noise_dim = Conditioning.NONE, 2
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.layer = nn.Linear(2, self.image_shape[1] * self.image_shape[2])
 
-    def decode(self, z, y):
-        return self.layer(z).reshape(-1, *self.image_shape)
+    def generate(self, noise, y):
+        return self.layer(noise).reshape(-1, *self.image_shape).sigmoid()
 
     def losses(self, batch):
         {losses}
 """
 PLUGINS = {
     "a plugin that fails": (
-        "return {'loss': self.nothing}",
+        "return Losses(self.nothing)",
         "'Mine' object has no attribute 'nothing' (plugins/mine.py, line 17)",
     ),
-    "a plugin without a loss": ("return {'lose': batch.x.sum((1, 2, 3))}", "KeyError: 'loss'"),
+    "a plugin without a loss": ("return {'lose': batch.x.sum((1, 2, 3))}", "losses"),
 }
 FAULTS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no folder of pictures": (a_file_in_the_way, FOLDER, "'pictures' is not a folder"),

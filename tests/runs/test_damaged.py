@@ -73,7 +73,7 @@ WRONG: dict[str, Any] = {
     "global_step": [None, -1, 2.0, "3", True, 10**30],
     "epoch": [None, -1, torch.zeros(1), [1]],
     "pytorch-lightning_version": [None, 2, "", "x.y", "0.0.1", "2.6.6; x", "1" * 3000],
-    "encdec": [None, 1, {}, {"format": "1"}, {"format": -1}, {"format": 2, "version": "9.0"}, {"format": 3}],
+    "encdec": [None, 1, {}, {"format": "1"}, {"format": -1}, {"format": 3, "version": "9.0"}, {"format": 4}],
     "loops": [None, 1, [], {}, {"fit_loop": {}}, {"fit_loop": {"epoch_progress": {"current": {"processed": "3"}}}}],
     "callbacks": [None, [], {"a": 1}, {"a": {"best_model_path": "runs/../../../etc/x"}},
                   {"a": {"last_model_path": "s3://x/y"}}, {"a": {"best_k_models": {"a/../..": 1}}},

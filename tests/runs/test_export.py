@@ -41,7 +41,7 @@ def test_others_can_read_an_export_without_encdec(file: Path) -> None:
     header = json.loads(raw[8 : 8 + length])
     held = json.loads(header["__metadata__"]["encdec"])
     state = contents(file)
-    assert (held["format"], held["version"], held["step"], held["epoch"]) == (1, encdec.__version__, 2, 0)
+    assert (held["format"], held["version"], held["step"], held["epoch"]) == (2, encdec.__version__, 2, 0)
     assert held["paradigm"] == "encdec.paradigms.VAE"
     assert held["hyper_parameters"]["decoder"]["init_args"] == {"hidden": [4]}
     assert held["metrics"] == state["metrics"]

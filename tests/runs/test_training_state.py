@@ -286,7 +286,7 @@ def test_what_every_optimizer_remembers_is_known(cls: type[Optimizer], settings:
 def test_a_table_of_latents_of_a_negative_number_of_steps_is_refused(
     cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli("fit", "--model=AutoDecoder", "--model.code_steps=2", *SMALL[1:])
+    cli("fit", "--model=AutoDecoder", "--model.code_steps=2", *SMALL[4:])
     path = Path("lightning_logs/autodecoder/version_0/checkpoints/last.ckpt")
     state = contents(path)
     state["state_dict"]["table.steps"][3] = -1

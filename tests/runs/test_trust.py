@@ -146,10 +146,10 @@ def test_lightning_deletes_nothing_but_checkpoints(file: Path, project: Path) ->
 def test_a_newer_format_names_both_versions_and_no_format_is_an_older_one(file: Path) -> None:
     state = contents(file)
     depends = {"torch": torch.__version__.partition("+")[0], "threads": torch.get_num_threads()}
-    assert state["encdec"] == {"format": 1, "version": encdec.__version__, **depends}
-    torch.save({**state, "encdec": {"format": 2, "version": "7.5"}, "state_dict": "of a new kind"}, file)
+    assert state["encdec"] == {"format": 2, "version": encdec.__version__, **depends}
+    torch.save({**state, "encdec": {"format": 3, "version": "7.5"}, "state_dict": "of a new kind"}, file)
     sentence = refused(lambda: encdec.load(file))
-    assert "'7.5' in format 2" in sentence
+    assert "'7.5' in format 3" in sentence
     assert encdec.__version__ in sentence
     assert "update encdec" in sentence
     del state["encdec"]
