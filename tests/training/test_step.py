@@ -1,4 +1,4 @@
-"""A training step makes what Lightning's automatic optimization makes, bit by bit, however many batches come at a time."""
+"""A training step is that of Lightning's automatic optimization, bit by bit, however many batches come at a time."""
 
 import functools
 from collections.abc import Iterator
