@@ -70,7 +70,8 @@ class LinearLogits(Decoder):
         self.weight = nn.Linear(in_features, math.prod(image_shape), bias=False).weight
 
     def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.weight.T).unflatten(1, self.image_shape)
+        logits: Tensor = (z @ self.weight.T).unflatten(1, self.image_shape)
+        return logits
 
 
 class Linear(LatentVariable):
@@ -89,7 +90,8 @@ class Linear(LatentVariable):
         return Losses(losses.squared_error(losses.pixel_means(logits), batch.x), logits=logits)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.decoder(z) + self.of_label[y].unflatten(1, self.image_shape)
+        of_label: Tensor = self.of_label[y].unflatten(1, self.image_shape)
+        return self.decoder(z) + of_label
 
     def codes(self, batch: Batch) -> Tensor:
         return self.table[batch.index]

@@ -19,7 +19,8 @@ SHAPE = (1, 8, 8)
 
 @pytest.fixture
 def batch() -> Batch:
-    return next(iter(Digits(batch_size=32).val_dataloader()))
+    first: Batch = next(iter(Digits(batch_size=32).val_dataloader()))
+    return first
 
 
 def losses(paradigm: Paradigm, batch: Batch) -> Losses:

@@ -184,7 +184,7 @@ def test_a_state_is_each_optimizers_own_and_a_resumed_run_is_one_run(tmp_path: P
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_gans_critic_learns_nothing_from_the_generators_loss(accumulate: int, tmp_path: Path) -> None:
-    """Its loss reaches the critic's parameters too; a generator that stays where it is changes nothing for the critic."""
+    """Its loss reaches the critic's parameters too; a generator that stays where it is changes nothing for them."""
     plugins.load(ROOT / "plugins")
     cls = next(cls for cls in plugins.subclasses(Paradigm) if cls.__name__ == "GAN")
 

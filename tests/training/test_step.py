@@ -10,16 +10,17 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from encdec.networks import MLPDecoder, MLPEncoder
-from encdec.paradigms import VAE, Paradigm
+from encdec.objectives.losses import pixel_squared_error
+from encdec.paradigms import VAE, LatentVariable, Paradigm
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
 from encdec.training.step import BATCHES_PER_STEP
-from encdec.types import Batch
+from encdec.types import Batch, Losses
 
 BATCHES = 27
 """In an epoch: no multiple of what is accumulated, nor of what comes at a time."""
@@ -219,6 +220,37 @@ def test_hooks_of_callbacks_are_called_as_in_automatic_optimization(name: str) -
     assert [hook for hook, _ in found.calls] == [hook for hook, _ in expected.calls]
     assert found.calls == expected.calls
     assert {hook for hook, _ in found.calls} == {"zero_grad", "before backward", "after backward", "step"}
+
+
+class NotingMeans(LatentVariable):
+    """A decoder of noise, which notes its own hooks."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(partial(MLPDecoder, hidden=(4,)), 2, image_shape=(1, 8, 8), seed=3, **kwargs)
+        self.calls: list[str] = []
+
+    def losses(self, batch: Batch) -> Losses:
+        return Losses(pixel_squared_error(self.decode(self.noise(batch.index, 2), batch.y), batch.x))
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.calls.append("zero_grad")
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.calls.append("before backward")
+
+    def on_after_backward(self) -> None:
+        self.calls.append("after backward")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.calls.append("step")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_hooks_of_a_model_are_called_once_for_each_batch_or_step(accumulate: int) -> None:
+    model = NotingMeans()
+    small_trainer(max_steps=3, accumulate_grad_batches=accumulate).fit(model, datamodule=data())
+    backward = ["before backward", "after backward"]
+    assert model.calls == ["zero_grad", *backward * accumulate, "step"] * 3
 
 
 # ---------------------------------------------------------------------- settings that are taken over
