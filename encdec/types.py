@@ -81,6 +81,20 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+def checked_losses(owner: object, found: object) -> Losses:
+    """What an objective gives, if it is `Losses`.
+
+    Raises:
+        UserError: it is something else, as the dictionary that encdec 0.1 took.
+    """
+    if not isinstance(found, Losses):
+        raise UserError(
+            f"{type(owner).__name__}.losses gives a {type(found).__name__}, but it must give Losses, as "
+            "`Losses(loss, terms, logits)`: see plugins/README.md."
+        )
+    return found
+
+
 def require_positive(owner: object, *names: str) -> None:
     """Check that attributes of `owner` are greater than zero.
 

@@ -165,9 +165,7 @@ class Evaluate(pl.Callback):
             if not context.view.is_latent:
                 name = type(context.view.paradigm).__name__
                 for part in sorted(parts & {"reconstruction", "likelihood"}):
-                    context.metrics.undefined[part] = (
-                        f"{name} makes images of noise, without latents or p(x|z)"
-                    )
+                    context.metrics.undefined[part] = f"{name} makes images of noise, without latents or p(x|z)"
                 parts -= {"reconstruction", "likelihood"}
             if "reconstruction" in parts:
                 latents = evaluate_reconstruction(starting("reconstruction: searching latents"))

@@ -197,6 +197,7 @@ class CLI(LightningCLI):
             for network in self.model.children():
                 if isinstance(network, Encoder | Decoder):
                     network.compile(mode=mode)  # in place, so that the names in checkpoints stay
+            self.model.is_compiled = True
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the trainer, with our logger and callbacks where the config does not say otherwise."""

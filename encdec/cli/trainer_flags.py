@@ -10,7 +10,12 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+)
 
 from encdec.types import UserError
 
@@ -42,6 +47,8 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
 UNFIT_CALLBACKS: dict[type, str] = {
     BatchSizeFinder: "the data module makes its loaders itself; set data.batch_size",
     LearningRateFinder: "the rate belongs to the optimizer's settings; set model.optimizer.lr",
+    GradientAccumulationScheduler: "training takes its batches together as they are set at the start; set "
+    "trainer.accumulate_grad_batches",
     BaseFinetuning: "it unfreezes a `backbone`, which no paradigm has",
 }
 """Callbacks that can't be used, and why."""

@@ -46,7 +46,10 @@ def laplacian_pyramid_loss(mean: Tensor, x: Tensor, weights: Sequence[float] = (
 
 def _blur(images: Tensor) -> Tensor:
     """Each channel convolved with the 5×5 kernel: (B, C, H, W) -> (B, C, H, W)."""
-    planes = F.pad(images.flatten(0, 1)[:, None], (2, 2, 2, 2), mode="replicate")
+    planes = images.flatten(0, 1)[:, None]
+    for dim in (2, 3):  # the gradient of torch's own replicated border is not deterministic on a GPU
+        first, last = planes.narrow(dim, 0, 1), planes.narrow(dim, planes.shape[dim] - 1, 1)
+        planes = torch.cat([first, first, planes, last, last], dim)
     kernel = _KERNEL.to(planes)
     blurred = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))
     return blurred.view(images.shape)

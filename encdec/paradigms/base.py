@@ -14,6 +14,7 @@ from encdec.copyable import Copyable
 from encdec.objectives.floors import Floors
 from encdec.objectives.noise import Noise
 from encdec.paradigms.hparams import make_loadable
+from encdec.paradigms.overrides import refuse_overrides
 from encdec.paradigms.protocols import reconstructed
 from encdec.training import schedules
 from encdec.training.ex_post import FitExPost
@@ -22,10 +23,7 @@ from encdec.training.progress import TrainingCurve
 from encdec.training.provenance import Provenance
 from encdec.training.split_means import SplitMeans
 from encdec.training.step import Player, Steps
-from encdec.types import Batch, Conditioning, Losses, Shape, UserError, require_positive
-
-_FINAL = {"configure_optimizers", "configure_callbacks", "training_step", "validation_step", "test_step", "backward",
-          "predict_step", "optimizer_step", "optimizer_zero_grad", "sample", "noise", "shared_noise"}  # fmt: skip
+from encdec.types import Batch, Conditioning, Losses, Shape, checked_losses, require_positive
 
 
 class Paradigm(Copyable, pl.LightningModule, ABC):
@@ -55,16 +53,13 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     """The scalar by which the best checkpoint is chosen; None where no loss measures progress."""
     lacks: frozenset[str] = frozenset()
     """Methods, such as `encode`, that the class has and an instance with these settings has not."""
+    is_compiled = False  # networks may be CUDA graphs, which write their outputs into the same memory at each step
     noise_dim: int
     """How many standard normal numbers make an image."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if overridden := sorted(_FINAL & vars(cls).keys()):
-            raise UserError(
-                f"{cls.__name__} overrides {', '.join(overridden)}, which belongs to encdec: write `losses`, and "
-                "`players` where there are several objectives or learning rates (see plugins/README.md)."
-            )
+        refuse_overrides(cls)
 
     def __init__(
         self,
@@ -146,7 +141,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     def measured_losses(self, batch: Batch) -> Losses:
         """The losses of a batch with the noise that belongs to it: in evaluation the same at every call."""
         self.randomness.restart()
-        return self.losses(batch)
+        return checked_losses(self, self.losses(batch))
 
     def baselines(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
         """The floors of what was measured on a split, and how far above them it is, by name."""
@@ -180,8 +175,13 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         ]
         return made[0] if len(made) == 1 else made
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which step is measured."""
+        self.loaded_step = checkpoint["global_step"]
+
     def setup(self, stage: str) -> None:
         """Convert the weights to the precision of the run."""
+        self.loaded_step = 0
         # Lightning restores weights before it converts them, and double precision would lose its digits
         self.trainer.precision_plugin.convert_module(self)
 

@@ -227,7 +227,7 @@ def _check_size(
         raise
     except Exception:  # a constructor that looks at numbers, which are not there
         return
-    _check_kinds(checkpoint, dict(described.named_parameters()), path)
+    _check_kinds(checkpoint, described.state_dict(), path)
 
 
 def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:

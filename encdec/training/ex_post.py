@@ -12,6 +12,7 @@ from torch import Tensor
 from encdec.data.loader import Loader
 from encdec.messages import say
 from encdec.objectives.priors import FittedPrior
+from encdec.training.processes import gathered
 from encdec.types import Batch, UserError
 
 MEANWHILE = 10_000
@@ -108,15 +109,14 @@ def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule, most: 
     finally:
         for module, training in modes:
             module.training = training
-    return _merged(torch.cat(parts), len(images.labels), trainer)
+    return _merged(torch.cat(parts), len(images.labels), trainer.world_size)
 
 
-def _merged(part: Tensor, total: int, trainer: pl.Trainer) -> Tensor:
+def _merged(part: Tensor, total: int, processes: int) -> Tensor:
     """The rows of all processes' shares, every `processes`-th row each, in order: (total, …)."""
-    if trainer.world_size == 1:
+    if processes == 1:
         return part
-    longest = -(-total // trainer.world_size)
+    longest = -(-total // processes)
     padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
-    gathered = trainer.strategy.all_gather(padded)
-    assert isinstance(gathered, Tensor)
-    return gathered.transpose(0, 1).flatten(0, 1)[:total]
+    merged: Tensor = gathered(padded).unflatten(0, (processes, longest)).transpose(0, 1).flatten(0, 1)[:total]
+    return merged

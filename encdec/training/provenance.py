@@ -1,4 +1,4 @@
-"""Who wrote a checkpoint, and which step of a training it is of."""
+"""Who wrote a checkpoint, and with what."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,10 @@ if TYPE_CHECKING:
 
 
 class Provenance(pl.Callback):
-    """Notes in each checkpoint which encdec and torch wrote it, and remembers the step of the one that is measured."""
+    """Notes in each checkpoint which encdec and torch wrote it, and refuses those that could not be read back."""
 
     def __init__(self, paradigm: "Paradigm") -> None:
         self._paradigm = paradigm
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget an earlier checkpoint."""
-        self._paradigm.loaded_step = 0
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -38,12 +34,6 @@ class Provenance(pl.Callback):
                 "or a function: give a class, or functools.partial of a class."
             )
         checkpoint[WRITTEN_BY_KEY] = {"format": CHECKPOINT_FORMAT, "version": __version__, **digits_depend_on()}
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Remember its step."""
-        self._paradigm.loaded_step = checkpoint["global_step"]
 
 
 def digits_depend_on() -> dict[str, str | int]:

@@ -28,6 +28,8 @@ class SplitMeans(pl.Callback):
 
     def measure(self, batch: Batch) -> None:
         """Take a batch into account."""
+        if self._paradigm.is_compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         losses = self._paradigm.measured_losses(batch)
         terms = {**losses.terms, "loss": losses.loss}
         terms |= pixel_terms(losses.outputs(), batch.x, leave_out=terms)
@@ -47,8 +49,6 @@ class SplitMeans(pl.Callback):
         """
         values = self._log(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            for logger in trainer.loggers:
-                logger.log_metrics({"epoch": trainer.current_epoch}, step=trainer.global_step)
             schedules.step_plateaus(trainer, values)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,16 +70,23 @@ class SplitMeans(pl.Callback):
             ).items()
         }
         values = {f"{stage}/{name}": value.float() for name, value in means.items()}
-        log_measured(trainer, values)
+        log_measured(trainer, values, with_epoch=True)
         return values
 
 
-def log_measured(trainer: pl.Trainer, values: dict[str, Tensor]) -> None:
+def log_measured(trainer: pl.Trainer, values: dict[str, Tensor], with_epoch: bool = False) -> None:
     """Log scalars of a split, the same on all processes, at the step of the weights that were measured.
 
     Lightning would log them at its count of training steps, each of which may train on several batches.
     """
     module: Any = trainer.lightning_module
-    step = trainer.global_step if trainer.state.fn == TrainerFn.FITTING else module.loaded_step
     # already summed over processes: sync_dist only averages equal numbers, and keeps Lightning from warning
-    module.log_dict({**values, "step": torch.tensor(float(step))}, sync_dist=True)
+    if trainer.state.fn != TrainerFn.FITTING:
+        module.log_dict({**values, "step": torch.tensor(float(module.loaded_step))}, sync_dist=True)
+        return
+    module.log_dict(values, sync_dist=True, logger=False)
+    if not trainer.sanity_checking:
+        points = {name: value.item() for name, value in values.items()}
+        points |= {"epoch": trainer.current_epoch} if with_epoch else {}
+        for logger in trainer.loggers:
+            logger.log_metrics(points, step=trainer.global_step)

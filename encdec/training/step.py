@@ -20,7 +20,7 @@ from encdec.training import schedules
 from encdec.training.finite import require_finite
 from encdec.training.progress import TrainingCurve
 from encdec.training.signals import Signals
-from encdec.types import Batch, Losses, UserError
+from encdec.types import Batch, Losses, UserError, checked_losses
 
 if TYPE_CHECKING:
     from encdec.paradigms import Paradigm
@@ -179,11 +179,13 @@ class Steps(pl.Callback):
             self._stop_if_asked(trainer)
         if self._convert is not None:
             batch = self._convert(batch)
+        if paradigm.is_compiled:  # CUDA graphs keep a network's outputs until the next step begins
+            torch.compiler.cudagraph_mark_step_begin()
         paradigm.randomness.begin_step(self.batches, trainer.global_rank, trainer.world_size, batch.x.device)
         found: dict[str, Losses] = {}
         for number, (name, player, optimizer) in enumerate(self._players):
             with self._turn(trainer, optimizer, steps):
-                found[name] = player.objective(batch)
+                found[name] = checked_losses(paradigm, player.objective(batch))
                 loss = found[name].loss.mean()
                 # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at
                 # with the sums of the curve, and with the weights before they are saved
