@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import lightning.pytorch as pl
 import torch
@@ -129,9 +129,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     @property
     def weights_dtype(self) -> torch.dtype:
         """The type of the weights, and so of latent codes."""
-        dtype = self.dtype
-        assert isinstance(dtype, torch.dtype)
-        return dtype
+        return cast(torch.dtype, self.dtype)
 
     @property
     def gradient_scale(self) -> float:
