@@ -17,7 +17,7 @@ ae_zeros ae_zeros
 decoder decoder
 vae vae
 vae_noenc vae_noenc
-fixed vae_noenc --model.codes=fixed
+fixed vae_noenc --model.latents=fixed
 k8 vae_noenc --model.num_prior_samples=8
 k64 vae_noenc --model.num_prior_samples=64
 k512 vae_noenc --model.num_prior_samples=512

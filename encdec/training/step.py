@@ -229,6 +229,7 @@ class Steps(pl.Callback):
     def _zero_grad(self, trainer: pl.Trainer, optimizer: torch.optim.Optimizer) -> None:
         for callback in self._before_zero_grad:  # Lightning calls them only where it makes the step itself
             callback.on_before_zero_grad(trainer, self._paradigm, optimizer)
+        self._paradigm.on_before_zero_grad(optimizer)
         optimizer.zero_grad()
 
     def _backward(self, trainer: pl.Trainer, loss: Tensor) -> None:
