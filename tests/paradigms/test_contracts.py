@@ -1,13 +1,17 @@
 """Every paradigm, data module and network that is found, plugins included, keeps its contract."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from encdec import plugins
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
-from encdec.paradigms import Paradigm
+from encdec.objectives.observations import Gaussian
+from encdec.objectives.priors import GaussianMixture
+from encdec.paradigms import AE, VAE, EncoderlessVAE, Paradigm
 from encdec.testing import check_datamodule, check_decoder, check_encoder, check_paradigm
 from tests.conftest import ROOT, shipped
 from tests.small_data import make_datamodule
@@ -17,12 +21,32 @@ PROBLEMS = plugins.load(ROOT / "plugins")
 
 def test_the_shipped_plugins_load() -> None:
     assert PROBLEMS == []
-    assert "AutoDecoder" in [cls.__name__ for cls in plugins.subclasses(Paradigm)]
+    names = {cls.__name__ for cls in shipped(Paradigm)}
+    assert names == {"AE", "VAE", "EncoderlessVAE", "ConditionalDecoder", "AutoDecoder", "EnergyScore", "GAN", "GLO"}
+
+
+FEW_STEPS = {"AutoDecoder": {"code_steps": 5}, "GLO": {"latent_steps": 5}}
+"""Of the searches for latents, which take most of the time."""
 
 
 @pytest.mark.parametrize("paradigm", shipped(Paradigm), ids=lambda cls: cls.__name__)
 def test_paradigm(paradigm: type[Paradigm], tmp_path: Path) -> None:
-    check_paradigm(paradigm, tmp_path, latent_dim=4)
+    check_paradigm(paradigm, tmp_path, latent_dim=4, **FEW_STEPS.get(paradigm.__name__, {}))
+
+
+VARIANTS: dict[str, tuple[type[Paradigm], dict[str, Any]]] = {
+    "fed zeros": (AE, {"encoder_input": "zeros"}),
+    "a mixture": (AE, {"ex_post": partial(GaussianMixture, components=3)}),
+    "fixed latents": (EncoderlessVAE, {"latents": "fixed"}),
+    "the best of 8": (EncoderlessVAE, {"num_prior_samples": 8}),
+    "Gaussian pixels": (VAE, {"observation": partial(Gaussian, sigma=0.3)}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_paradigm_with_other_settings(name: str, tmp_path: Path) -> None:
+    cls, settings = VARIANTS[name]
+    check_paradigm(cls, tmp_path, latent_dim=4, **settings)
 
 
 @pytest.mark.parametrize("encoder", shipped(Encoder), ids=lambda cls: cls.__name__)
