@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from encdec.data.fingerprints import PresentData, identity_in
 from encdec.messages import say
-from encdec.runs import history, identity, trust
+from encdec.runs import history, identity, trust, version_0_1
 from encdec.runs.checkpoints import read_checkpoint
 from encdec.types import UserError
 
@@ -208,7 +208,7 @@ def saved_config(run: Path) -> dict[str, Any] | None:
         _, saved = trust.read_yaml(run / CONFIG)
     except UserError:
         return None
-    return saved if isinstance(saved, dict) else None
+    return version_0_1.config(saved) if isinstance(saved, dict) else None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

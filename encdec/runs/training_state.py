@@ -82,11 +82,7 @@ def check(
         UserError: a part of the state is of another training, or of none; the sentence names it.
     """
     if command == TrainerFn.FITTING and version_0_1.is_old(checkpoint):
-        raise UserError(
-            f"{path} was written by encdec 0.1, which resumes its training (pip install 'encdec<0.2'); this version "
-            "measures, exports and samples it, and trains from the start.",
-            2,
-        )
+        raise version_0_1.refuse_to_resume(path)
     try:
         _check_loop(checkpoint, trainer, _LOOPS[command])
         _check_callbacks(checkpoint, trainer)

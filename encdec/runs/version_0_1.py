@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encdec.formats import WRITTEN_BY_KEY
+from encdec.types import UserError
 
 _MOVED = {
     "encdec.observations.": "encdec.objectives.observations.",
@@ -27,6 +28,15 @@ def is_old(checkpoint: Mapping[str, Any]) -> bool:
     return bool(checkpoint.get(WRITTEN_BY_KEY, {}).get("format", FORMAT) == FORMAT)
 
 
+def refuse_to_resume(what: object) -> UserError:
+    """The error for a training of encdec 0.1 that is to be resumed."""
+    return UserError(
+        f"{what} was written by encdec 0.1, which resumes its training (pip install 'encdec<0.2'); this version "
+        "measures, exports and samples it, and trains from the start.",
+        2,
+    )
+
+
 def converted(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint or an export of encdec 0.1 as today's would be, but for the state of its training."""
     hparams = checkpoint["hyper_parameters"]
@@ -35,6 +45,7 @@ def converted(checkpoint: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in hparams.items() if not key.startswith("_")}
     weights = _CONVERT.get(name, dict)(checkpoint["state_dict"])
     result = {**checkpoint, "hyper_parameters": {**_settings(name, given), **kept}, "state_dict": weights}
+    result.pop("callbacks", None)  # of a training that is not resumed
     data = checkpoint.get("datamodule_hyper_parameters")
     if type(data) is dict:
         name = str(data.get("_class_path")).rpartition(".")[2]
