@@ -127,6 +127,21 @@ def test_a_player_without_a_rate_keeps_its_parameters(frozen: str, moves: str, a
     assert not torch.equal(model.state_dict()[moves], before[moves])
 
 
+@pytest.mark.parametrize("callbacks", [[], [OneByOne()]], ids=["several at a time", "one by one"])
+def test_a_step_is_counted_after_the_last_players_turn(callbacks: list[pl.Callback]) -> None:
+    class Noting(Saddle):
+        def value(self, batch: Batch) -> Tensor:
+            if self.training:
+                seen.append(self.trainer.global_step)
+            return super().value(batch)
+
+    seen: list[int] = []
+    small_trainer(max_epochs=1, callbacks=callbacks).fit(
+        Noting(image_shape=(1, 8, 8), optimizer=partial(SGD, lr=0.02)), datamodule=data()
+    )
+    assert seen == [step for step in range(9) for _ in range(2)]
+
+
 def test_max_steps_counts_the_last_players_steps() -> None:
     model, trainer = saddle(), small_trainer(max_steps=7)
     trainer.fit(model, datamodule=data())
