@@ -31,7 +31,7 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
-from encdec.cli import arguments, endings, export, process, run_config, settings, trainer_flags
+from encdec.cli import arguments, endings, process, run_config, settings, trainer_flags
 from encdec.cli.commands import COMMANDS, answer
 from encdec.cli.constructors import Constructors
 from encdec.cli.parser import Parser
@@ -345,7 +345,7 @@ def _run(args: list[str]) -> None:
     for problem in plugins.load():
         say(problem)
     if args[0] == "export":
-        export.main(args[1:])
+        export_command.main(args[1:])
         return
     CLI(
         args[0],

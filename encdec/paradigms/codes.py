@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from encdec.training.processes import gathered
+from encdec.training.gathering import gathered
 from encdec.types import UserError
 
 Gather = Callable[[Tensor], Tensor]

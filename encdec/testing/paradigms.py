@@ -18,7 +18,7 @@ from encdec.evaluation.view import View
 from encdec.objectives.noise import normal
 from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes, infers
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
-from encdec.training.processes import gathered
+from encdec.training.gathering import gathered
 from encdec.types import Batch, Conditioning, Losses
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from encdec.data.loader import Loader
 from encdec.messages import say
 from encdec.objectives.priors import FittedPrior
-from encdec.training.processes import gathered
+from encdec.training.gathering import gathered
 from encdec.types import Batch, UserError
 
 MEANWHILE = 10_000
