@@ -31,7 +31,7 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
-from encdec.cli import arguments, endings, process, run_config, settings, trainer_flags
+from encdec.cli import arguments, endings, export_command, process, run_config, settings, trainer_flags
 from encdec.cli.commands import COMMANDS, answer
 from encdec.cli.constructors import Constructors
 from encdec.cli.parser import Parser
