@@ -185,11 +185,11 @@ def test_every_number_of_codes_and_every_kind_of_data_is_stated() -> None:
 def test_bernoulli_likelihoods_on_grey_and_on_binarised_pixels() -> None:
     """A decoder that ignores its code has the cross-entropy of its one output, whatever K is."""
 
-    class Constant(LinearGaussian):
+    class FlatGaussian(LinearGaussian):
         def decode(self, z: Tensor, y: Tensor) -> Tensor:
             return torch.linspace(-2, 2, PIXELS).reshape(1, 1, 2, 4).expand(len(z), -1, -1, -1) + 0 * z.sum()
 
-    model = Constant(with_posterior=False)
+    model = FlatGaussian(with_posterior=False)
     model.observation = Bernoulli()
     images = drawn(20)
     found = evaluated(model, images).values

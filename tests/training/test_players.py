@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from encdec import plugins
 from encdec.paradigms import Paradigm, Player
+from encdec.testing import check_paradigm
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
 from encdec.types import Batch, Losses, UserError
 from tests import killing
@@ -66,6 +67,26 @@ class Saddle(Paradigm):
 
     def generate(self, noise: Tensor, y: Tensor) -> Tensor:
         return noise[:, :, None, None].expand(-1, *self.image_shape).sigmoid()
+
+
+class CountingSaddle(Saddle):
+    """Notes at which step the run is in each turn."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seen: list[int] = []
+
+    def value(self, batch: Batch) -> Tensor:
+        if self.training:
+            self.seen.append(self.trainer.global_step)
+        return super().value(batch)
+
+
+class ForgetfulSaddle(Saddle):
+    """Forgets a player."""
+
+    def players(self) -> dict[str, Player]:
+        return {"second": Player(self.losses, [self.b])}
 
 
 def saddle(**settings: Any) -> Saddle:
@@ -129,17 +150,9 @@ def test_a_player_without_a_rate_keeps_its_parameters(frozen: str, moves: str, a
 
 @pytest.mark.parametrize("callbacks", [[], [OneByOne()]], ids=["several at a time", "one by one"])
 def test_a_step_is_counted_after_the_last_players_turn(callbacks: list[pl.Callback]) -> None:
-    class Noting(Saddle):
-        def value(self, batch: Batch) -> Tensor:
-            if self.training:
-                seen.append(self.trainer.global_step)
-            return super().value(batch)
-
-    seen: list[int] = []
-    small_trainer(max_epochs=1, callbacks=callbacks).fit(
-        Noting(image_shape=(1, 8, 8), optimizer=partial(SGD, lr=0.02)), datamodule=data()
-    )
-    assert seen == [step for step in range(9) for _ in range(2)]
+    model = CountingSaddle(image_shape=(1, 8, 8), optimizer=partial(SGD, lr=0.02))
+    small_trainer(max_epochs=1, callbacks=callbacks).fit(model, datamodule=data())
+    assert model.seen == [step for step in range(9) for _ in range(2)]
 
 
 def test_max_steps_counts_the_last_players_steps() -> None:
@@ -256,16 +269,9 @@ def test_two_processes_train_both_players_as_one_does(project: Path) -> None:
         torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-5, atol=1e-7, msg=key)
 
 
-def test_parameters_of_no_player_and_of_two_are_found() -> None:
-    """`check_paradigm` says so; a training goes on without moving them, as torch's optimizers do."""
-    from encdec.testing import check_paradigm
-
-    class Forgets(Saddle):
-        def players(self) -> dict[str, Player]:
-            return {"second": Player(self.losses, [self.b])}
-
+def test_parameters_of_no_player_are_found() -> None:
     with pytest.raises(AssertionError, match="players must name every parameter that is trained once"):
-        check_paradigm(Forgets, Path())
+        check_paradigm(ForgetfulSaddle, Path())
 
 
 @pytest.mark.parametrize("name", ["configure_optimizers", "training_step", "optimizer_step", "sample"])
