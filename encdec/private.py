@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from encdec.types import UserError
 
 _SETTINGS = {"_add_signature_parameter": "sub_configs", "_create_group_if_requested": "config_load"}
-"""Methods of jsonargparse's parsers, and what each is told."""
+"""Methods of jsonargparse's parsers, and the argument that each is given."""
 _OBSERVER = "_launch_process_observer"
 
 

@@ -33,7 +33,7 @@ LAYOUT = {
         "BCE (nats per image)": _chart("bce"),
         "Explained variance (0 = mean image, 1 = perfect)": _chart("explained_variance"),
     },
-    "Floors: what the best decoder reaches that is told as much": {
+    "Floors: the best output with the same conditioning": {
         f"{stage}: {title}, its floor and the gap": _floor_chart(stage, term)
         for stage in ("val", "train")
         for term, title in (("mse", "MSE (per pixel)"), ("bce", "BCE (nats per image)"))

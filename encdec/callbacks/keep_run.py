@@ -84,7 +84,7 @@ class KeepRun(pl.Callback):
             if before.get(name, value) != value
         ]
         if changed and trainer.is_global_zero:
-            say(f"goes on with {' and '.join(changed)}: the last digits may differ from those of a run in one go.")
+            say(f"resumes with {' and '.join(changed)}: the last digits may differ from those of a run in one go.")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let others in."""

@@ -35,7 +35,7 @@ class LogFloors(pl.Callback):
 
     Args:
         enabled: false saves the pass over the training images that the floors need (two, with PCA, where the
-            decoder is told the image).
+            output is conditioned on the image).
     """
 
     def __init__(self, enabled: bool = True) -> None:

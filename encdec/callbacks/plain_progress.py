@@ -109,7 +109,7 @@ def plain_stages(shown: bool) -> Iterator[Callable[[str], Callable[[float], None
         shown: whether anything is printed.
 
     Yields:
-        What starts a stage of a name, and gives what is told the part of it that is done, from 0 to 1.
+        What starts a stage of a name, and gives what takes the part of it that is done, from 0 to 1.
     """
     began = perf_counter()
 

@@ -137,7 +137,7 @@ class CLI(LightningCLI):
             return folders.resume(parent, run, self._settings, config.checkpoint.dirpath)
         if resume is not False:
             raise UserError(
-                "--resume goes on with a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
+                "--resume continues a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
                 "give one of them.",
                 2,
             )

@@ -30,7 +30,7 @@ def end(error: Exception) -> NoReturn:
     if errors.is_out_of_memory(error):
         _fail("there is not enough memory for this: make the networks, latent_dim or data.batch_size smaller.", 1)
     if signals.is_lost_process(error):
-        _fail("another process of this run has ended, so this one ends too; --resume goes on with the run.", 1)
+        _fail("another process of this run has ended, so this one ends too; --resume continues the run.", 1)
     _fail(errors.unexpected(error), 1)
 
 

@@ -1,6 +1,6 @@
 """What a call sets, in its configs and flags: settings that have no effect or stand in the wrong place are refused.
 
-The parser takes `trainer: null` or a setting beside `init_args` without a word, or for something else.
+The parser takes `trainer: null` or a setting beside `init_args` silently, or for something else.
 """
 
 import difflib

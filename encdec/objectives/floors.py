@@ -1,6 +1,6 @@
-"""Floors: the losses, known before training, of the best decoders that are told a given part of each image.
+"""Floors: the losses, known before training, of the best outputs that depend on a given part of each image.
 
-| what the decoder is told | its best output | squared error            | Bernoulli cross-entropy |
+| conditioning             | the best output | squared error            | Bernoulli cross-entropy |
 |--------------------------|-----------------|--------------------------|-------------------------|
 | nothing                  | E[x]            | Var[x]                   | Σ_d H(E[x_d])           |
 | the label                | E[x | y]        | E[Var[x | y]]            | Σ_d E_y H(E[x_d | y])   |
@@ -135,8 +135,8 @@ class Floors:
     """The floors of one split: losses of the training split's optima there.
 
     Attributes:
-        mse: squared error per pixel, by what the decoder is told.
-        bce: Bernoulli cross-entropy in nats per image, by what the decoder is told.
+        mse: squared error per pixel, by the conditioning of the output.
+        bce: Bernoulli cross-entropy in nats per image, by the conditioning of the output.
         pca_mse: squared error per pixel of PCA with `components` components: what that many linear numbers allow,
             a reference for an autoencoder with as many codes; None if it was not computed.
         components: how many.
@@ -233,7 +233,7 @@ class Floors:
         return words
 
     def position(self, mse: float, conditioning: Conditioning) -> str:
-        """Where an MSE is: above or below its floor or, where the decoder is told the image, the mean image's MSE."""
+        """Where an MSE is, relative to its floor or, where it is conditioned on the image, to the mean image's MSE."""
         of, reference = "MSE" if conditioning is Conditioning.IMAGE else "floor", conditioning
         if conditioning is Conditioning.IMAGE:
             reference = Conditioning.NONE
@@ -250,7 +250,7 @@ FLOOR_NAMES = {
     Conditioning.LABEL: "class means",
     Conditioning.IMAGE: "pixels' entropy",
 }
-"""Whose loss a floor is. A decoder that is told the image has one of its BCE only."""
+"""Whose loss a floor is. An output that is conditioned on the image has one of its BCE only."""
 
 
 def is_baseline(name: str) -> bool:

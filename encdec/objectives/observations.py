@@ -25,7 +25,10 @@ class Observation(ABC):
         """−log p(x_b|z_k) of all pairs: (K, C, H, W), (B, C, H, W) -> (B, K), in nats per image."""
 
     def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
-        """L_K of K codes, and each image's most likely: (K, C, H, W), (B, C, H, W) -> (B,), in nats per image."""
+        """The importance-weighted bound of K latents, and each image's most likely one.
+
+        (K, C, H, W), (B, C, H, W) -> (B,), in nats per image.
+        """
         return losses.prior_nll(self.nll_matrix(logits, x))
 
 

@@ -83,7 +83,7 @@ def check(checkpoint: Any, path: str | PathLike[str]) -> None:
     for name in ("hyper_parameters", "datamodule_hyper_parameters"):
         trust.check_size(checkpoint.get(name), str(path))
     if not all(is_count(checkpoint.get(name)) for name in ("epoch", "global_step")):
-        raise foreign(path, "its epoch or its step is no count")
+        raise foreign(path, "its epoch or its step is not a non-negative integer")
     version = checkpoint.get("pytorch-lightning_version")
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None or (int(match[1]), int(match[2])) < (2, 6):

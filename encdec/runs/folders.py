@@ -179,10 +179,7 @@ def announce(start: Start, settings: Mapping[str, Any]) -> None:
     """Say with what run a training goes on, and what changes in it."""
     run = start.folder.existing
     assert run is not None
-    say(
-        f"goes on with {short(run)} from "
-        + (f"step {start.step}." if start.step else "its start: it has no checkpoint.")
-    )
+    say(f"resumes {short(run)} from " + (f"step {start.step}." if start.step else "its start: it has no checkpoint."))
     changed = history.changes(start.contents, start.saved or {}, settings)
     if changed:
         say(f"changed: {'; '.join(changed)}.")

@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
 
 
 def refuse_duplicates(node: yaml.Node | None, where: str, code: int = 1) -> None:
-    """Refuse two settings with one name, of which YAML takes the last without a word.
+    """Refuse two settings with one name, of which YAML takes the last silently.
 
     Raises:
         UserError: there are; it names the line.

@@ -81,7 +81,7 @@ def test_what_changes_no_result_is_the_same_run(place: Callable[[str], Path], ca
     moved = (*MODEL, *PICTURES, "--data.path=elsewhere", "--data.num_workers=0", "--trainer.max_epochs=3")
     code, err = call("fit", *moved, "--resume")
     assert code == 0, err
-    assert "goes on with lightning_logs/vae/version_0" in err
+    assert "resumes lightning_logs/vae/version_0" in err
     assert "data.init_args.path is 'elsewhere' instead of 'pictures'" in err
     code, err = call("fit", f"--resume={RUN}", "--data.max_memory_gb=0", "--trainer.max_epochs=5")
     assert code == 0, err

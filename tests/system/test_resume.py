@@ -231,7 +231,7 @@ def test_a_run_with_its_checkpoints_elsewhere_says_how_to_go_on_and_does(project
     assert "encdec fit --resume lightning_logs/vae/version_0" in output
     code, output = killing.run(project, "fit", "--resume=lightning_logs/vae/version_0")
     assert code == 0, output
-    assert "goes on with lightning_logs/vae/version_0 from step 30" in output
+    assert "resumes lightning_logs/vae/version_0 from step 30" in output
     assert torch.load("elsewhere/last.ckpt", weights_only=True)["global_step"] == 88
     code, output = killing.run(project, *command)
     assert code == 1

@@ -206,5 +206,5 @@ def test_a_slurm_job_saves_queues_itself_again_and_goes_on(project: Path) -> Non
     with started(*command, environment=slurm) as job:
         out, err = job.communicate(timeout=150)
     assert job.returncode == 0, err
-    assert "goes on with lightning_logs/job/version_0" in err
+    assert "resumes lightning_logs/job/version_0" in err
     assert_like_whole("job")
