@@ -123,10 +123,10 @@ def test_a_long_epoch_gets_a_line_now_and_then(
     project: Path, cli: RunCLI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("encdec.callbacks.plain_progress.SECONDS", 0.0)
-    cli(*FIT.split()[:-2], "--trainer.check_val_every_n_epoch=2")
+    cli(*FIT.split()[:-2], "--data.batch_size=20", "--trainer.check_val_every_n_epoch=2")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
-    assert len(lines) == 10 + 1
-    assert re.fullmatch(r"epoch 1/2, step 1, loss [\d.]+, \d:\d\d:\d\d left", lines[0])
+    assert len(lines) == 10 + 1, "after every 16 of 65 batches at most, after each epoch and after the validation"
+    assert re.fullmatch(r"epoch 1/2, step 16, loss [\d.]+, \d:\d\d:\d\d left", lines[0])
 
 
 def test_no_lines_where_progress_is_switched_off(
