@@ -146,7 +146,7 @@ def test_a_flag_is_refused(name: str, project: Path, capsys: pytest.CaptureFixtu
         "model: VAE",
         "data: Digits",
         "trainer: {callbacks: null, max_time: {hours: 1}}",
-        "trainer: {callbacks: [{class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}}]}",
+        "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 2}}]}",
         "model: {init_args: {encoder: ConvEncoder, optimizer: {class_path: SGD, init_args: {lr: 1e-2}}}}",
         "name: null",
     ],

@@ -57,7 +57,7 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "a setting without a value": ([*VAE, "--data=ImageFolder"], "The setting 'path' has no default"),
     "a scheduler's missing setting": ([*VAE, "--model.lr_scheduler=StepLR"], "The setting 'step_size' has no default"),
     "a model that is no paradigm": (["fit", "--model=torch.nn.Linear"], "there is no class 'torch.nn.Linear'"),
-    "data that are a model": (["fit", "--model=VAE", "--data=VAE"], "data: there is no class 'VAE'; known are CIFAR10"),
+    "data that are a model": (["fit", "--model=VAE", "--data=VAE"], "data: there is no class 'VAE'; known are "),
     "unknown observation": ([*VAE, "--model.observation=Poisson"], "known are Bernoulli, Gaussian"),
     "unknown callback": ([*VAE, "--trainer.callbacks=Nope"], "trainer.callbacks: there is no class 'Nope'"),
     "unknown accelerator": ([*VAE, "--trainer.accelerator=abc"], "invalid accelerator name"),
@@ -227,7 +227,7 @@ PLUGINS = {
         "return Losses(self.nothing)",
         "'Mine' object has no attribute 'nothing' (plugins/mine.py, line 17)",
     ),
-    "a plugin without a loss": ("return {'lose': batch.x.sum((1, 2, 3))}", "losses"),
+    "a plugin without a loss": ("return Losses()", "missing 1 required positional argument: 'loss'"),
 }
 FAULTS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no folder of pictures": (a_file_in_the_way, FOLDER, "'pictures' is not a folder"),
@@ -277,6 +277,15 @@ def test_a_plugin_that_fails_is_one_sentence_and_exit_code_1(name: str, project:
     assert expected in error
     assert "ENCDEC_DEBUG=1 shows the traceback" in error
     assert "Traceback" not in output
+
+
+def test_a_plugin_that_gives_what_version_1_asked_for_is_told_what_it_is_now(project: Path) -> None:
+    plugin(MINE.format(losses="return {'loss': batch.x.sum((1, 2, 3))}"))(project)
+    code, output = killing.run(project, "fit", "--model=Mine", *SHORT, "--trainer.enable_progress_bar=false")
+    assert code == 1, output
+    (error,) = [line for line in output.splitlines() if line.startswith("encdec: ")]
+    assert "Mine.losses gives a dict, but it must give Losses" in error
+    assert "ENCDEC_DEBUG" not in error, "it is foreseen"
 
 
 def test_a_plugin_that_can_not_be_imported_is_named_and_left_out(project: Path) -> None:

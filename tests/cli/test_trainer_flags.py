@@ -270,6 +270,9 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "callbacks": (("callbacks=EarlyStopin",), "did you mean EarlyStopping?"),
     "a callback's constructor": (("callbacks+=EarlyStopping", "callbacks.monitor=val/loss", "callbacks.mode=abc"),
                                  "EarlyStopping: `mode` can be min, max"),
+    "a callback that accumulates": (
+        ("callbacks=[{class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}}]",),
+        "set trainer.accumulate_grad_batches"),
     "another callback's constructor": (("callbacks+=ModelCheckpoint", "callbacks.save_top_k=-3"),
                                        "ModelCheckpoint: Invalid value for save_top_k=-3"),
     "fast_dev_run": (("fast_dev_run=-1",), "fast_dev_run=-1"),
