@@ -86,6 +86,17 @@ def subclasses(base: type[T]) -> list[type[T]]:
     return sorted(found, key=lambda cls: (cls.__name__, cls.__module__))
 
 
+def abstract(base: type[Any], name: str) -> list[str]:
+    """The methods that an imported abstract class of a name, derived from `base`, does not write; none without one."""
+    todo = [base]
+    while todo:
+        for cls in todo.pop().__subclasses__():
+            todo.append(cls)
+            if cls.__name__ == name and inspect.isabstract(cls) and not cls.__module__.startswith("encdec."):
+                return sorted(cls.__abstractmethods__)
+    return []
+
+
 def missing(module: str, name: str) -> str | None:
     """Which plugin would define a class, if it were here or could be imported, as a clause; None if no plugin is known.
 

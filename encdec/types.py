@@ -81,17 +81,28 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-def checked_losses(owner: object, found: object) -> Losses:
+def checked_losses(owner: object, found: object, player: str = "model") -> Losses:
     """What an objective gives, if it is `Losses`.
 
+    Args:
+        owner: the paradigm.
+        found: what its objective gave.
+        player: whose objective it is.
+
     Raises:
-        UserError: it is something else, as the dictionary that encdec 0.1 took.
+        UserError: it is something else, as the dictionary that encdec 0.1 took, or holds something else.
     """
+    name = f"{type(owner).__name__}.losses" if player == "model" else f"{type(owner).__name__}: the player {player}"
     if not isinstance(found, Losses):
         raise UserError(
-            f"{type(owner).__name__}.losses gives a {type(found).__name__}, but it must give Losses, as "
-            "`Losses(loss, terms, logits)`: see plugins/README.md."
+            f"{name} gives a {type(found).__name__}, but it must give Losses, as `Losses(loss, terms, logits)`: see "
+            "plugins/README.md."
         )
+    if "loss" in found.terms:
+        raise UserError(f"{name} has a term 'loss' beside the loss, which is logged under that name: rename it.")
+    for key, value in (("loss", found.loss), *found.terms.items()):
+        if not hasattr(value, "detach"):
+            raise UserError(f"{name} gives {key} as a {type(value).__name__}, but it must be a tensor, (B,) or ().")
     return found
 
 

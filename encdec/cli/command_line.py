@@ -229,6 +229,8 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
             callbacks.append(progress())
         kwargs["callbacks"] = [*callbacks, *own]
+        if config.strategy == "ddp" and len(self.model.players()) > 1:  # in turns, not all parameters have a gradient
+            kwargs["strategy"] = "ddp_find_unused_parameters_true"
         kwargs["plugins"] = trainer_flags.environment(_as_list(config.plugins))
         self.trainer_class = _trainer
         try:

@@ -16,6 +16,7 @@ from encdec import plugins
 from encdec.data import DataModule
 from encdec.messages import suggestion
 from encdec.paradigms import Paradigm
+from encdec.runs import version_0_1
 from encdec.types import UserError
 
 _LONGEST = 400
@@ -156,6 +157,12 @@ def _no_class(wanted: str, kinds: list[type[Any]]) -> str:
     found = plugins.missing(module, name)
     if found is not None:
         return f"there is no class {wanted!r}: {found}."
+    new = version_0_1.moved(wanted)
+    if new != wanted:
+        return f"there is no class {wanted!r}: since encdec 0.2 it is {new}."
+    for kind in kinds:
+        if abstract := plugins.abstract(kind, name):
+            return f"{name} can't be used: it writes no {', no '.join(abstract)}."
     known = f"; known are {', '.join(names)}" if len(names) < 30 else ""
     return f"there is no class {wanted!r}{suggestion(name, names)}{known}."
 

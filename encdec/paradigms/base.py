@@ -16,7 +16,7 @@ from encdec.objectives.noise import Noise
 from encdec.paradigms.hparams import make_loadable
 from encdec.paradigms.overrides import refuse_overrides
 from encdec.paradigms.protocols import reconstructed
-from encdec.training import schedules
+from encdec.training import contract, schedules
 from encdec.training.ex_post import FitExPost
 from encdec.training.finite import FiniteWeights
 from encdec.training.progress import TrainingCurve
@@ -50,7 +50,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     other_conditioning: Mapping[str, Conditioning | None] = {}
     """The same for further outputs, by their names in `Losses.others`."""
     monitor: str | None = "val/loss"
-    """The scalar by which the best checkpoint is chosen; None where no loss measures progress."""
+    """The scalar that the best checkpoint is chosen by; None where no loss measures progress."""
     lacks: frozenset[str] = frozenset()
     """Methods, such as `encode`, that the class has and an instance with these settings has not."""
     is_compiled = False  # networks may be CUDA graphs, which write their outputs into the same memory at each step
@@ -164,13 +164,12 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         """An optimizer for each player, each with a scheduler if there is one.
 
         Raises:
-            UserError: one of them refuses its settings, or would fail in training.
+            UserError: one of them refuses its settings, or would fail in training; or the contract is broken.
         """
-        rates = self._lr_scheduler, self._lr_scheduler_interval
-        made = [
-            schedules.configure(type(self).__name__, list(player.groups), player.optimizer or self._optimizer, *rates)
-            for player in self.players().values()
-        ]
+        contract.check_paradigm(self)
+        name, rates = type(self).__name__, (self._lr_scheduler, self._lr_scheduler_interval)
+        players = self.players().values()
+        made = [schedules.configure(name, [*one.groups], one.optimizer or self._optimizer, *rates) for one in players]
         return made[0] if len(made) == 1 else made
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

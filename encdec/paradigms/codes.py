@@ -13,6 +13,10 @@ Gather = Callable[[Tensor], Tensor]
 """Concatenates the tensors of all processes, (B, …) of equal shape on each, in the order of their ranks."""
 
 
+_MOST_PENDING = 1000
+"""Batches whose rows may wait for a step; more than anybody's gradients are accumulated over."""
+
+
 @final
 class LatentTable(nn.Module):
     """One row of latents for each training image, with a row-wise Adam.
@@ -77,6 +81,11 @@ class LatentTable(nn.Module):
         if self.training and torch.is_grad_enabled():
             rows.requires_grad_()
             self._pending.append((index, rows))
+            if len(self._pending) > _MOST_PENDING:
+                raise UserError(
+                    f"The rows of a table were asked for {_MOST_PENDING:,} times without a step, so none has moved: "
+                    "call `table.step(self.gradient_scale)` in `after_step`."
+                )
         return rows
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Hyper-parameters as plain values, from which a checkpoint rebuilds its model without trusting pickled code."""
 
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,10 @@ def make_loadable(module: pl.LightningModule) -> list[str]:
     """
     if "_instantiator" in module.hparams:
         return []  # the command line did it
+    given = _given(module)
     unknown = []
+    for name in [name for name in module.hparams if name not in given]:
+        del module.hparams[name]  # what a class passes on to its base is no setting of its own
     for name, value in list(module.hparams.items()):
         spec = _class_spec(value)
         if spec is not None:
@@ -27,6 +31,17 @@ def make_loadable(module: pl.LightningModule) -> list[str]:
     module.hparams["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     module.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     return unknown
+
+
+def _given(module: pl.LightningModule) -> set[str]:
+    """The names of the arguments that a module is being made with: those of its own class, its keywords included."""
+    frame, names = inspect.currentframe(), set[str]()
+    while frame is not None:
+        if frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
+            arguments = inspect.getargvalues(frame)
+            names = {*arguments.args} | set(arguments.locals.get(arguments.keywords or "", {}))
+        frame = frame.f_back
+    return names - {"self"}
 
 
 def _class_spec(value: object) -> dict[str, Any] | None:

@@ -13,7 +13,9 @@ def refuse_overrides(cls: type) -> None:
     Raises:
         UserError: it overrides something that is final.
     """
-    if overridden := sorted(FINAL & vars(cls).keys()):
+    owners = {name: next(base for base in cls.__mro__ if name in vars(base)) for name in FINAL}
+    ours = ("encdec.paradigms.base", "lightning.", "torch.")
+    if overridden := sorted(name for name, owner in owners.items() if not owner.__module__.startswith(ours)):
         raise UserError(
             f"{cls.__name__} overrides {', '.join(overridden)}, which belongs to encdec: write `losses`, and `players` "
             "where there are several objectives or learning rates (see plugins/README.md)."

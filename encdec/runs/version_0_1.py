@@ -31,7 +31,7 @@ def is_old(checkpoint: Mapping[str, Any]) -> bool:
 def refuse_to_resume(what: object) -> UserError:
     """The error for a training of encdec 0.1 that is to be resumed."""
     return UserError(
-        f"{what} was written by encdec 0.1, which resumes its training (pip install 'encdec<0.2'); this version "
+        f"{what} was written by encdec 0.1, whose repository at version 0.1 resumes its training; this version "
         "measures, exports and samples it, and trains from the start.",
         2,
     )
@@ -62,7 +62,7 @@ def config(values: Any) -> Any:
     values = {key: config(value) for key, value in values.items()}
     path, arguments = values.get("class_path"), values.get("init_args")
     if isinstance(path, str):
-        values["class_path"] = _moved(path)
+        values["class_path"] = moved(path)
         if isinstance(arguments, dict):
             values["init_args"] = _renamed(path.rpartition(".")[2], arguments)
     return values
@@ -81,7 +81,8 @@ def _renamed(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _moved(path: str) -> str:
+def moved(path: str) -> str:
+    """Where a class is that was at `path` in encdec 0.1."""
     for old, new in _MOVED.items():
         if path.startswith(old):
             return new + path.removeprefix(old)

@@ -19,7 +19,7 @@ from encdec.objectives.noise import normal
 from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes, infers
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
 from encdec.training.gathering import gathered
-from encdec.types import Batch, Conditioning, Losses
+from encdec.types import Batch, Conditioning, Losses, checked_losses
 
 
 class _SaveAt(pl.Callback):
@@ -58,11 +58,11 @@ def check_paradigm(paradigm_class: type[Paradigm], folder: Path, processes: int 
     paradigm = make()
     name = paradigm_class.__name__
     for conditioning in (paradigm.conditioning, *paradigm.other_conditioning.values()):
-        is_one = conditioning is None or conditioning in Conditioning
+        is_one = conditioning is None or isinstance(conditioning, Conditioning)
         assert is_one, (
             f"{name}: the conditioning of an output is {conditioning!r}, but it must be a Conditioning or None"
         )
-    assert paradigm.noise_dim > 0, f"{name}.noise_dim must be set"
+    assert getattr(paradigm, "noise_dim", 0) > 0, f"{name}.noise_dim must be set"
     assert isinstance(paradigm.monitor, str | None), f"{name}.monitor must be the name of a scalar, or None"
     _check_losses(paradigm, batch)
     _check_players(paradigm, next(iter(data.train_dataloader())))
@@ -132,7 +132,8 @@ def _check_players(paradigm: Paradigm, batch: Batch) -> None:
         parts = list(player.groups)
         parameters = [p for part in parts for p in (part["params"] if isinstance(part, dict) else [part])]
         seen += map(id, parameters)
-        own = player.objective(batch).loss.mean()
+        own = checked_losses(paradigm, player.objective(batch), player_name).loss.mean()
+        assert own.requires_grad, f"{name}: the loss of the player {player_name} has no gradient"
         gradients = torch.autograd.grad(own, parameters, allow_unused=True, create_graph=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             key = names.get(id(parameter), "a parameter that is not its own")

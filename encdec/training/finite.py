@@ -25,7 +25,10 @@ def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stag
         UserError: one is not finite; the sentence names the term that made the loss so, if there is one.
     """
     values = {name: value.detach().mean().item() for name, value in means.items()}
-    names = sorted((name for name, value in values.items() if not math.isfinite(value)), key="loss".__eq__)
+    names = sorted(
+        (name for name, value in values.items() if not math.isfinite(value)),
+        key=lambda name: name.partition("_")[0] == "loss",
+    )
     if not names:
         return
     found = f"{type(module).__name__}: the {stage} {names[0]} is {values[names[0]]}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from encdec.formats import CURVE_KEY
 from encdec.objectives.metrics import RunningMeans, pixel_terms
 from encdec.training.finite import require_finite
-from encdec.types import Batch, Losses
+from encdec.types import Batch, Losses, UserError
 
 if TYPE_CHECKING:
     from encdec.paradigms import Paradigm
@@ -60,9 +60,13 @@ class TrainingCurve(pl.Callback):
         self._images += count
         terms: dict[str, Tensor] = {}
         for name, losses in found.items():
-            terms |= losses.terms
-            if name != own:
-                terms[f"loss_{name}"] = losses.loss
+            more = {**losses.terms} if name == own else {**losses.terms, f"loss_{name}": losses.loss}
+            if len(found) > 1 and (twice := terms.keys() & more.keys()):
+                raise UserError(
+                    f"{type(self._paradigm).__name__}: two players have a term {sorted(twice)[0]!r}, of which one "
+                    "would hide the other: give them different names."
+                )
+            terms |= more
         terms["loss"] = found[own].loss
         self._sums.update(terms, count)
         self._rates = rates

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from encdec.data import DataModule
 from encdec.data.loader import Loader
 from encdec.training import schedules
+from encdec.training.contract import check_data
 from encdec.training.finite import require_finite
 from encdec.training.progress import TrainingCurve
 from encdec.training.signals import Signals
@@ -104,6 +105,7 @@ class Steps(pl.Callback):
             UserError: validations, which checkpoints follow, fall between the batches of one accumulated gradient; or
                 several players train under a DDP that waits for the gradients of all of them at each turn.
         """
+        check_data(self._paradigm, getattr(trainer, "datamodule", None))
         self._check_validations(trainer)
         self.in_all = batches_in_epoch(trainer, self.batches_per_step)
         schedules.check(trainer, self.length(trainer))
@@ -185,12 +187,13 @@ class Steps(pl.Callback):
         found: dict[str, Losses] = {}
         for number, (name, player, optimizer) in enumerate(self._players):
             with self._turn(trainer, optimizer, steps):
-                found[name] = checked_losses(paradigm, player.objective(batch))
+                found[name] = checked_losses(paradigm, player.objective(batch), name)
                 loss = found[name].loss.mean()
                 # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at
                 # with the sums of the curve, and with the weights before they are saved
                 if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-                    means = {**found[name].terms, "loss": loss}
+                    own = "loss" if number == self._counted else f"loss_{name}"
+                    means = {**found[name].terms, own: loss}
                     require_finite(paradigm, means, "training", f"step {trainer.global_step + 1}")
                 if begins:
                     self._zero_grad(trainer, optimizer)

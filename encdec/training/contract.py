@@ -1,0 +1,85 @@
+"""What a paradigm must be before it is trained, said in sentences that name what is wrong."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from encdec.data import DataModule
+from encdec.types import Conditioning, UserError
+
+if TYPE_CHECKING:
+    from encdec.paradigms import Paradigm
+
+
+def check_paradigm(paradigm: "Paradigm") -> None:
+    """Check what a paradigm says of itself: conditioning, noise, players and their parameters, the ex-post density.
+
+    Raises:
+        UserError: something is missing or of another kind.
+    """
+    name = type(paradigm).__name__
+    for suffix, found in {"": paradigm.conditioning, **paradigm.other_conditioning}.items():
+        if found is not None and not isinstance(found, Conditioning):
+            of = f" of {suffix}" if suffix else ""
+            raise UserError(f"{name}: the conditioning{of} is {found!r}, but it must be a Conditioning or None.")
+    noise_dim = getattr(paradigm, "noise_dim", None)
+    if not isinstance(noise_dim, int) or noise_dim < 1:
+        raise UserError(f"{name}: noise_dim is {noise_dim!r}, but it must say how many numbers make an image.")
+    _check_players(name, paradigm)
+    has_codes = any(hasattr(paradigm, method) for method in ("codes", "encode"))
+    if getattr(paradigm, "ex_post", None) is not None and not has_codes:
+        raise UserError(
+            f"{name} has an ex_post density, but neither `codes` nor `encode`, so there are no latents that it "
+            "could be fitted to: leave ex_post out."
+        )
+
+
+def _check_players(name: str, paradigm: "Paradigm") -> None:
+    players: Any = paradigm.players()
+    if (
+        not isinstance(players, Mapping)
+        or not players
+        or not all(hasattr(one, "objective") for one in players.values())
+    ):
+        raise UserError(f"{name}.players must give a dictionary of one Player or more by name.")
+    names = {id(parameter): key for key, parameter in paradigm.named_parameters() if parameter.requires_grad}
+    owner: dict[int, str] = {}
+    for player, one in players.items():
+        if not callable(one.objective):
+            raise UserError(
+                f"{name}: the objective of the player {player} is {one.objective!r}, but it must be a method."
+            )
+        parts = list(one.groups)
+        parameters = [p for part in parts for p in (part["params"] if isinstance(part, dict) else [part])]
+        if not parameters:
+            raise UserError(f"{name}: the player {player} has no parameters, so there is nothing that it could train.")
+        for parameter in parameters:
+            if id(parameter) in owner:
+                raise UserError(
+                    f"{name}: {names.get(id(parameter), 'a parameter')} belongs to the players "
+                    f"{owner[id(parameter)]} and {player}, but a parameter has one player."
+                )
+            owner[id(parameter)] = player
+    left = [key for number, key in names.items() if number not in owner]
+    if left:
+        raise UserError(
+            f"{name}: {left[0]} belongs to no player, so it would never be trained: name it in `players`, or let it "
+            "require no gradient."
+        )
+
+
+def check_data(paradigm: "Paradigm", data: object) -> None:
+    """Check that a model was made for the data that it is to be trained on.
+
+    Raises:
+        UserError: it was made for others.
+    """
+    if not isinstance(data, DataModule):
+        return
+    name, made_for = type(paradigm).__name__, f"it is trained on {type(data).__name__}, where it is"
+    if paradigm.image_shape != data.image_shape:
+        raise UserError(f"{name} was made with image_shape {paradigm.image_shape}, but {made_for} {data.image_shape}.")
+    if paradigm.num_classes not in (1, data.num_classes):
+        raise UserError(f"{name} was made with num_classes {paradigm.num_classes}, but {made_for} {data.num_classes}.")
+    needs_count = hasattr(paradigm, "codes") and "codes" not in paradigm.lacks
+    if paradigm.num_train != data.num_train and (paradigm.num_train != 1 or needs_count):
+        raise UserError(f"{name} was made with num_train {paradigm.num_train}, but {made_for} {data.num_train}.")
