@@ -136,8 +136,9 @@ def _check_callbacks(states: dict[Any, Any], path: str | PathLike[str]) -> None:
 def _check_progress(checkpoint: Mapping[str, Any], path: str | PathLike[str]) -> None:
     """Check what a training goes on with, as far as it is read by encdec."""
     loop, curve = checkpoint["loops"]["fit_loop"], checkpoint.get(CURVE_KEY)
-    epochs, is_last = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
-    if not (is_count(epochs["processed"]) and is_count(epochs["ready"])) or type(is_last) is not bool:
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    counts = (epochs["processed"], epochs["ready"], batches["current"]["completed"], batches["current"]["ready"])
+    if not all(map(is_count, counts)) or type(batches["is_last_batch"]) is not bool:
         raise foreign(path, "how far its training went is not valid")
     if curve is not None:
         names, totals = curve["names"], curve["totals"]

@@ -235,8 +235,11 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def reached_limits(contents: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> list[str]:
     """The limits that the training which a checkpoint is of has reached, as flags that would make it longer."""
     loop = contents["loops"]["fit_loop"]
-    # a checkpoint that follows the last validation of an epoch does not count that epoch as processed yet
-    made = "ready" if loop["epoch_loop.batch_progress"]["is_last_batch"] else "processed"
+    # a checkpoint that follows the last validation of an epoch does not count that epoch as processed yet; one that is
+    # saved between the batches of its last training step has not completed that step
+    batches = loop["epoch_loop.batch_progress"]
+    is_over = batches["is_last_batch"] and batches["current"]["completed"] == batches["current"]["ready"]
+    made = "ready" if is_over else "processed"
     epochs = loop["epoch_progress"]["current"][made]
     steps, reached = contents["global_step"], []
     if max_epochs is not None and -1 != max_epochs <= epochs:

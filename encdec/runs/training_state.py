@@ -88,6 +88,7 @@ def check(
         _check_callbacks(checkpoint, trainer)
         _check_precision(checkpoint, trainer)
         if command == TrainerFn.FITTING:
+            _check_steps(checkpoint)
             _check_averages(checkpoint, module)
             _check_cursor(checkpoint, data)
             optimizers, schedulers = _configured(module.configure_optimizers())
@@ -128,6 +129,15 @@ def _check_callbacks(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None
                     raise MismatchError(
                         f"the state of {name} has {trust.shown(value)} for {key}, but it must be a number"
                     )
+
+
+def _check_steps(checkpoint: Mapping[str, Any]) -> None:
+    """Check how many batches were trained on, which is the key of all noise; the trainer has that part only later."""
+    state = checkpoint.get("callbacks", {}).get("Steps")
+    if type(state) is not dict or state.keys() != {"batches", "in_epoch"} or not all(map(is_count, state.values())):
+        raise MismatchError(
+            f"the state of Steps is {trust.shown(state)}, but it must count batches, in all and in an epoch"
+        )
 
 
 def _check_precision(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
