@@ -137,8 +137,8 @@ def _check_progress(checkpoint: Mapping[str, Any], path: str | PathLike[str]) ->
     """Check what a training goes on with, as far as it is read by encdec."""
     loop, curve = checkpoint["loops"]["fit_loop"], checkpoint.get(CURVE_KEY)
     epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    counts = (epochs["processed"], epochs["ready"], batches["current"]["completed"], batches["current"]["ready"])
-    if not all(map(is_count, counts)) or type(batches["is_last_batch"]) is not bool:
+    is_valid = is_count(epochs["processed"]) and is_count(epochs["ready"]) and type(batches["current"]) is dict
+    if not is_valid or type(batches["is_last_batch"]) is not bool:
         raise foreign(path, "how far its training went is not valid")
     if curve is not None:
         names, totals = curve["names"], curve["totals"]

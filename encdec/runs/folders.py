@@ -238,7 +238,7 @@ def reached_limits(contents: Mapping[str, Any], max_epochs: int | None, max_step
     # a checkpoint that follows the last validation of an epoch does not count that epoch as processed yet; one that is
     # saved between the batches of its last training step has not completed that step
     batches = loop["epoch_loop.batch_progress"]
-    is_over = batches["is_last_batch"] and batches["current"]["completed"] == batches["current"]["ready"]
+    is_over = batches["is_last_batch"] and batches["current"].get("completed") == batches["current"].get("ready")
     made = "ready" if is_over else "processed"
     epochs = loop["epoch_progress"]["current"][made]
     steps, reached = contents["global_step"], []
