@@ -31,7 +31,7 @@ class SplitMeans(pl.Callback):
         if self._paradigm.is_compiled:
             torch.compiler.cudagraph_mark_step_begin()
         losses = self._paradigm.measured_losses(batch)
-        terms = {**losses.terms, "loss": losses.loss}
+        terms = {"loss": losses.loss, **losses.terms}
         terms |= pixel_terms(losses.outputs(), batch.x, leave_out=terms)
         self._sums.update(terms, len(batch.x))
 
