@@ -22,7 +22,8 @@ PROBLEMS = plugins.load(ROOT / "plugins")
 def test_the_shipped_plugins_load() -> None:
     assert PROBLEMS == []
     names = {cls.__name__ for cls in shipped(Paradigm)}
-    assert names == {"AE", "VAE", "EncoderlessVAE", "ConditionalDecoder", "AutoDecoder", "EnergyScore", "GAN", "GLO"}
+    # more, where a test before this one wrote plugins of its own
+    assert names >= {"AE", "VAE", "EncoderlessVAE", "ConditionalDecoder", "AutoDecoder", "EnergyScore", "GAN", "GLO"}
 
 
 FEW_STEPS = {"AutoDecoder": {"code_steps": 5}, "GLO": {"latent_steps": 5}}
