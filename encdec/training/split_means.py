@@ -28,7 +28,7 @@ class SplitMeans(pl.Callback):
 
     def measure(self, batch: Batch) -> None:
         """Take a batch into account."""
-        if self._paradigm.is_compiled:
+        if self._paradigm.is_compiled and batch.x.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()
         losses = self._paradigm.measured_losses(batch)
         terms = {"loss": losses.loss, **losses.terms}

@@ -181,7 +181,7 @@ class Steps(pl.Callback):
             self._stop_if_asked(trainer)
         if self._convert is not None:
             batch = self._convert(batch)
-        if paradigm.is_compiled:  # CUDA graphs keep a network's outputs until the next step begins
+        if paradigm.is_compiled and batch.x.is_cuda:  # CUDA graphs keep a network's outputs until the next step begins
             torch.compiler.cudagraph_mark_step_begin()
         paradigm.randomness.begin_step(self.batches, trainer.global_rank, trainer.world_size, batch.x.device)
         found: dict[str, Losses] = {}
