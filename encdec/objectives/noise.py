@@ -75,6 +75,13 @@ class Noise:
 
     def begin_step(self, step: int, rank: int, processes: int, device: torch.device) -> None:
         """Draw the noise of a training step from now on, also that of dropout."""
+        self._begin(step, rank, processes, device)
+
+    def begin_epoch(self, step: int, rank: int, processes: int, device: torch.device) -> None:
+        """Draw the noise of what is done before an epoch whose first step is `step`; it is not that of the step."""
+        self._begin(~step, rank, processes, device)
+
+    def _begin(self, step: int, rank: int, processes: int, device: torch.device) -> None:
         self._step, self._rank, self._processes, self._is_seeded = step, rank, processes, False
         dropout_seed = step_seed(self.seed, step, rank)
         torch.default_generator.manual_seed(dropout_seed)  # torch.manual_seed takes 0.15 ms

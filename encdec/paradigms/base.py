@@ -19,6 +19,7 @@ from encdec.paradigms.protocols import reconstructed
 from encdec.training import contract, schedules
 from encdec.training.ex_post import FitExPost
 from encdec.training.finite import FiniteWeights
+from encdec.training.images import TrainingImages
 from encdec.training.progress import TrainingCurve
 from encdec.training.provenance import Provenance
 from encdec.training.split_means import SplitMeans
@@ -29,8 +30,8 @@ from encdec.types import Batch, Conditioning, Losses, Shape, checked_losses, req
 class Paradigm(Copyable, pl.LightningModule, ABC):
     """A way to train a generative model: write `losses`, `generate` and `noise_dim`, inherit the rest.
 
-    It may also write `players`, `after_step`, and `encode`, `posterior`, `codes` (see `encdec.paradigms.protocols`). It
-    sets, on the class or in `__init__`, what its outputs are conditioned on.
+    It may also write `players`, `before_epoch`, `after_step`, and `encode`, `posterior`, `codes` (see
+    `encdec.paradigms.protocols`). It sets, on the class or in `__init__`, what its outputs are conditioned on.
 
     Args:
         image_shape: channels, height, width; the command line takes it from the data.
@@ -75,8 +76,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
-        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._lr_scheduler_interval = lr_scheduler_interval
+        self._optimizer, self._rates = optimizer, (lr_scheduler, lr_scheduler_interval)
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
         self.randomness = Noise(seed)
@@ -98,6 +98,9 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         """Who minimises what, by name, where several objectives are minimised in turns; see `Player`."""
         return {"model": Player(self.losses, [p for p in self.parameters() if p.requires_grad])}
 
+    def before_epoch(self, images: TrainingImages) -> None:
+        """Change what belongs to the whole training set, such as an assignment; called once before each epoch."""
+
     def after_step(self, batch: Batch) -> None:
         """Change what no optimizer changes, such as tables and averages; `batch` is the last one trained on."""
 
@@ -112,8 +115,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
             y: labels, int64; a paradigm without labels reads only how many there are.
             noise: standard normal, (B, noise_dim); drawn from torch's global generator if None.
         """
-        if noise is None:
-            noise = torch.randn(len(y), self.noise_dim, device=y.device)
+        noise = torch.randn(len(y), self.noise_dim, device=y.device) if noise is None else noise
         return self.generate(noise.to(self.weights_dtype), y)
 
     @final
@@ -167,9 +169,8 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
             UserError: one of them refuses its settings, or would fail in training; or the contract is broken.
         """
         contract.check_paradigm(self)
-        name, rates = type(self).__name__, (self._lr_scheduler, self._lr_scheduler_interval)
-        players = self.players().values()
-        made = [schedules.configure(name, [*one.groups], one.optimizer or self._optimizer, *rates) for one in players]
+        name, players = type(self).__name__, self.players().values()
+        made = [schedules.configure(name, [*p.groups], p.optimizer or self._optimizer, *self._rates) for p in players]
         return made[0] if len(made) == 1 else made
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from typing import final
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec.data.loader import Loader
 from encdec.messages import say
 from encdec.objectives.priors import FittedPrior
-from encdec.training.gathering import gathered
+from encdec.training.images import TrainingImages
 from encdec.types import Batch, UserError
 
 MEANWHILE = 10_000
@@ -79,8 +78,7 @@ def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule, most: 
     Raises:
         UserError: the model has no method for it.
     """
-    loader = trainer.train_dataloader
-    if not isinstance(loader, Loader):
+    if not isinstance(trainer.train_dataloader, Loader):
         return None
     lacks = getattr(pl_module, "lacks", ())
     names = [name for name in ("codes", "encode") if name not in lacks and hasattr(pl_module, name)]
@@ -90,33 +88,4 @@ def codes_of_training(trainer: pl.Trainer, pl_module: pl.LightningModule, most: 
             "latents that it could be fitted to: set ex_post to None."
         )
     encode: Callable[[Batch], Tensor] = getattr(pl_module, names[0])
-    device = trainer.strategy.root_device
-    rank, processes = trainer.global_rank, trainer.world_size
-    images = loader.images if most >= len(loader.images.labels) else loader.images.subset(torch.arange(most))
-    shares = Loader(images, loader.batch_size, rank, processes, device=device, split="train")
-    modes = [(module, module.training) for module in pl_module.modules()]
-    parts = []
-    pl_module.eval()
-    try:
-        with (
-            torch.inference_mode(False),  # latents that are searched for need gradients
-            torch.no_grad(),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            trainer.precision_plugin.forward_context(),
-        ):
-            for batch in shares:
-                parts.append(encode(trainer.precision_plugin.convert_input(batch)).detach().float())
-    finally:
-        for module, training in modes:
-            module.training = training
-    return _merged(torch.cat(parts), len(images.labels), trainer.world_size)
-
-
-def _merged(part: Tensor, total: int, processes: int) -> Tensor:
-    """The rows of all processes' shares, every `processes`-th row each, in order: (total, …)."""
-    if processes == 1:
-        return part
-    longest = -(-total // processes)
-    padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
-    merged: Tensor = gathered(padded).unflatten(0, (processes, longest)).transpose(0, 1).flatten(0, 1)[:total]
-    return merged
+    return TrainingImages(trainer, pl_module, most).map(lambda batch: encode(batch).float())

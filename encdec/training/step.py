@@ -19,6 +19,7 @@ from encdec.data.loader import Loader
 from encdec.training import schedules
 from encdec.training.contract import check_data
 from encdec.training.finite import require_finite
+from encdec.training.images import TrainingImages
 from encdec.training.progress import TrainingCurve
 from encdec.training.signals import Signals
 from encdec.types import Batch, Losses, UserError, checked_losses
@@ -179,11 +180,15 @@ class Steps(pl.Callback):
         steps = (self.in_epoch + 1) % accumulate == 0 or ends_epoch
         if begins and self._signals:
             self._stop_if_asked(trainer)
+        where = (self.batches, trainer.global_rank, trainer.world_size, batch.x.device)
+        if self.in_epoch == 0:  # after the stop: a run that resumes from there comes by here again, any other does not
+            paradigm.randomness.begin_epoch(*where)
+            paradigm.before_epoch(TrainingImages(trainer, paradigm))
         if self._convert is not None:
             batch = self._convert(batch)
         if paradigm.is_compiled and batch.x.is_cuda:  # CUDA graphs keep a network's outputs until the next step begins
             torch.compiler.cudagraph_mark_step_begin()
-        paradigm.randomness.begin_step(self.batches, trainer.global_rank, trainer.world_size, batch.x.device)
+        paradigm.randomness.begin_step(*where)
         found: dict[str, Losses] = {}
         for number, (name, player, optimizer) in enumerate(self._players):
             with self._turn(trainer, optimizer, steps):
