@@ -42,6 +42,7 @@ OWN: dict[str, set[str]] = {
     "energy_score": WITH_LATENTS | WITH_CODES,
     "autodecoder": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "glo": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "imle": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "gan": set(),  # its images are made of noise, and no image has a latent
 }
 
