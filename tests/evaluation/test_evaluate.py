@@ -43,6 +43,8 @@ OWN: dict[str, set[str]] = {
     "autodecoder": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "glo": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "imle": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "rae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "wae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "gan": set(),  # its images are made of noise, and no image has a latent
 }
 

@@ -32,6 +32,8 @@ RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.ever
         ("autodecoder", {"penalty"}),
         ("energy_score", set()),
         ("glo", set()),
+        ("rae", {"penalty", "decoder_l2"}),
+        ("wae", {"mmd"}),
         ("gan", set()),
     ],
 )
@@ -40,7 +42,7 @@ def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[st
     scalars = set(events(project / f"lightning_logs/{config}/version_0").Tags()["scalars"])
     variants = ["", "_zeros"] if "mse_zeros" in own else [""]
     floors = {"bce_floor"} | {f"{name}{v}" for name in ("bce_gap", "explained_variance") for v in variants}
-    if config in ("ae", "vae", "autodecoder", "glo"):  # conditioned on the image
+    if config in ("ae", "vae", "autodecoder", "glo", "rae", "wae"):  # conditioned on the image
         floors |= {"mse_mean_image", "mse_pca"}
     else:
         floors |= {"mse_floor"} | {f"mse_gap{v}" for v in variants}
