@@ -72,13 +72,14 @@ def command(*args: str) -> float:
 def latent_milliseconds(checkpoint: Path) -> float | None:
     """What the latent of a test image takes on one thread, in batches of 100; None where images have none."""
     paradigm = encdec.load(checkpoint)
+    view = View(paradigm)
     if not encodes(paradigm):
         return None
     torch.set_num_threads(1)
     data = FashionMNIST()
     data.prepare_data()
     data.setup("test")
-    images, view = data.splits["test"], View(paradigm)
+    images = data.splits["test"]
     parts = torch.arange(TIMED).split(100)
     batches = [
         Batch(scaled(pixels), images.labels[part], part, "test")
