@@ -116,3 +116,15 @@ def require_positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not value > 0:
             raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)
+
+
+def require_not_negative(owner: object, *names: str) -> None:
+    """Check that attributes of `owner` are zero or greater.
+
+    Raises:
+        UserError: one is not; the sentence names it.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not value >= 0:
+            raise UserError(f"{type(owner).__name__}: {name} is {value}, but it can't be negative.", 2)

@@ -29,7 +29,8 @@ class BestAndLast(ModelCheckpoint):
     Args:
         monitor: the scalar that decides which is best; if None, the paradigm's, which is the validation loss where that
             measures progress. Where it does not, and none is given, there is no best.
-        mode: whether lower or higher is better.
+        mode: whether lower or higher is better; if None, as the paradigm says of the scalar: lower, but higher for
+            `val/elbo` and others that it maximizes.
         dirpath: folder; `checkpoints` in the run's folder if not given.
         seconds_between: how long `last.ckpt` is left as it is while training goes on, in seconds; 0 writes it after
             each validation. To write one takes as long as some steps, and a run that is told to stop saves anyway:
@@ -44,17 +45,15 @@ class BestAndLast(ModelCheckpoint):
     def __init__(
         self,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         dirpath: str | None = None,
         seconds_between: float = 10,
     ) -> None:
         if not seconds_between >= 0:
             raise UserError(f"checkpoint.seconds_between is {seconds_between}, but a time is 0 or more.", 2)
         dirpath = None if dirpath is None else expanded(dirpath)
-        super().__init__(
-            dirpath=dirpath, filename="best", monitor=monitor, mode=mode, save_top_k=1, save_on_train_epoch_end=False
-        )
-        self._asked, self.seconds_between = monitor, seconds_between
+        super().__init__(dirpath=dirpath, filename="best", monitor=monitor, save_top_k=1, save_on_train_epoch_end=False)
+        self._asked, self._asked_mode, self.seconds_between = monitor, mode, seconds_between
         self._written_at = -math.inf
         self._started_from: Path | None = None
         self._last_saved: tuple[int, bool] | None = None  # at which step, and whether a callback had ended the training
@@ -90,6 +89,7 @@ class BestAndLast(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take what the paradigm names, where the user does not."""
         self.monitor = self._asked or getattr(pl_module, "monitor", "val/loss")
+        self.mode = self._asked_mode or ("max" if self.monitor in getattr(pl_module, "maximized", ()) else "min")
         super().setup(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,8 +53,19 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
     Source: Kingma & Welling 2014, https://arxiv.org/abs/1312.6114, appendix B.
     """
-    mean, log_var = full_precision(mean), full_precision(log_var)
-    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+    return _gaussian_kls(mean, log_var).sum(1)
+
+
+def free_bits_kl(mean: Tensor, log_var: Tensor, free_bits: float) -> Tensor:
+    """Σ_j max(λ, KL_j), where KL_j is that of dimension j in `gaussian_kl`: (B, d), (B, d) -> (B,), in nats per image.
+
+    A dimension whose KL is below λ = `free_bits` costs λ whatever it is, and has no gradient.
+
+    Source: Kingma et al. 2016, https://arxiv.org/abs/1606.04934, eq. 15, with one dimension in each group. There KL_j
+    is averaged over the minibatch before the maximum is taken; here each image has its own, so that an image's loss
+    does not depend on the others.
+    """
+    return _gaussian_kls(mean, log_var).clamp(min=free_bits).sum(1)
 
 
 def bernoulli_nll_matrix(logits: Tensor, x: Tensor) -> Tensor:
@@ -106,6 +117,12 @@ def bernoulli_prior_nll(logits: Tensor, x: Tensor) -> PriorNLL:
 def gaussian_prior_nll(mean: Tensor, x: Tensor, sigma: float) -> PriorNLL:
     """`prior_nll` of `gaussian_nll_matrix`: (K, …), (B, …) -> (B,)."""
     return prior_nll(gaussian_nll_matrix(mean, x, sigma))
+
+
+def _gaussian_kls(mean: Tensor, log_var: Tensor) -> Tensor:
+    """The KL of each dimension: (B, d), (B, d) -> (B, d)."""
+    mean, log_var = full_precision(mean), full_precision(log_var)
+    return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
 def _gaussian_constant(x: Tensor, sigma: float) -> float:

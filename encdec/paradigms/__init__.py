@@ -9,6 +9,7 @@ from encdec.paradigms.encoderless_vae import EncoderlessVAE
 from encdec.paradigms.latent import LatentVariable
 from encdec.paradigms.protocols import Encodes, HasCodes, Infers, encodes, has_codes, infers
 from encdec.paradigms.vae import VAE
+from encdec.paradigms.warm_up import kl_weight
 from encdec.training.step import Player
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "encodes",
     "has_codes",
     "infers",
+    "kl_weight",
     "moving_average",
 ]

@@ -52,11 +52,11 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     """The same for further outputs, by their names in `Losses.others`."""
     monitor: str | None = "val/loss"
     """The scalar that the best checkpoint is chosen by; None where no loss measures progress."""
+    maximized: frozenset[str] = frozenset({"val/elbo"})  # the scalars of which more is better
     lacks: frozenset[str] = frozenset()
     """Methods, such as `encode`, that the class has and an instance with these settings has not."""
     is_compiled = False  # networks may be CUDA graphs, which write their outputs into the same memory at each step
-    noise_dim: int
-    """How many standard normal numbers make an image."""
+    noise_dim: int  # how many standard normal numbers make an image
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -26,7 +26,7 @@ def test_the_shipped_plugins_load() -> None:
     assert names >= {"AE", "VAE", "EncoderlessVAE", "ConditionalDecoder", "AutoDecoder", "EnergyScore", "GAN", "GLO"}
 
 
-FEW_STEPS = {"AutoDecoder": {"code_steps": 5}, "GLO": {"latent_steps": 5}}
+FEW_STEPS = {"AutoDecoder": {"code_steps": 5}, "GLO": {"latent_steps": 5}, "SVI": {"latent_steps": 5, "warm_up": 2}}
 """Of the searches for latents, which take most of the time."""
 
 
@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[type[Paradigm], dict[str, Any]]] = {
     "a mixture": (AE, {"ex_post": partial(GaussianMixture, components=3)}),
     "fixed latents": (EncoderlessVAE, {"latents": "fixed"}),
     "the best of 8": (EncoderlessVAE, {"num_prior_samples": 8}),
+    "annealed with free bits": (VAE, {"warm_up": 2, "free_bits": 0.05}),
     "Gaussian pixels": (VAE, {"observation": partial(Gaussian, sigma=0.3)}),
 }
 

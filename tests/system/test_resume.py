@@ -29,6 +29,8 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
         )
     },
     "codes": (("--config=configs/vae_noenc.yaml", "--model.latents=fixed"), "a step", 47),
+    **{f"annealing, {moment}": (("--config=configs/vae.yaml", "--model.warm_up=3"), moment, call) for moment, call in
+       (("a step", 50), ("a checkpoint's replacement", 6), ("the end of a validation", 3))},
     "K": (("--config=configs/vae_noenc.yaml", "--model.num_prior_samples=8"), "a step", 30),
     # every in-memory data module
     **{name: (("--config=configs/vae.yaml", f"--data={name}", "--data.batch_size=9"), "a step", 11)
