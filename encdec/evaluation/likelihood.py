@@ -10,8 +10,9 @@ With K latents from a proposal q, −log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) i
   treats paradigms with and without an encoder alike, and the ELBO's difference to that of an encoder's posterior is
   its amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558, eq. 4).
 
-Latents are e ~ N(0, I) before `Paradigm.prior`, so that the prior's density is known for every paradigm. Where the
-decoder reads the label, the likelihood is p(x|y) of the image's own label.
+The prior is what samples are drawn from. What a Gaussian is fitted over is decided in `encdec.evaluation.proposals`:
+the noise that latents are made of, or latents themselves. Where the decoder reads the label, the likelihood is p(x|y)
+of the image's own label.
 
 Observation models: Bernoulli on pixels made black or white at 0.5, a likelihood proper; Bernoulli on grey pixels,
 the usual cross-entropy, which is not normalised; Gaussian of a stated σ on grey pixels, a density on [0, 1].
@@ -19,28 +20,24 @@ the usual cross-entropy, which is not normalised; Gaussian of a stated σ on gre
 
 import itertools
 import math
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from encdec.evaluation.context import BLOCK, Context, block_size
+from encdec.evaluation.proposals import Proposal, Space, fit_space, latent_space
 from encdec.evaluation.reconstruction import START_LATENTS, best_of
 from encdec.evaluation.view import DRAWS, View
 from encdec.objectives.losses import full_precision, gaussian_kl
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
+from encdec.objectives.priors import log_normal
 from encdec.objectives.search import search
+from encdec.paradigms import infers
 from encdec.types import Batch
 
 _RATE = 0.1  # of Adam, for mean and log standard deviation; falls to 0 along a cosine
 _START_LOG_VAR = -2.0
-
-
-class Proposal(NamedTuple):
-    """A Gaussian q(e|x): mean and log-variance, both (B, dim)."""
-
-    mean: Tensor
-    log_var: Tensor
 
 
 @final
@@ -94,6 +91,7 @@ def evaluate_likelihood(context: Context) -> Tensor:
     share = processes.share(n)
     columns: dict[str, list[Tensor]] = {}
     means = []
+    of_latents, of_fits = latent_space(view), fit_space(view)
     done = 0
     # a block holds both the images and as many decodings
     for batch in context.batches("test", share, block_size(context.numel, 1024)):
@@ -104,19 +102,23 @@ def evaluate_likelihood(context: Context) -> Tensor:
             grey = prior_likelihoods(view, batch, observations, context.prior_samples)
             black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, context.prior_samples)
         else:
-            grey, elbo = posterior_likelihoods(view, batch, posterior, observations, context.posterior_samples)
+            grey, elbo = posterior_likelihoods(
+                view, batch, of_latents, posterior, observations, context.posterior_samples
+            )
             of_binary = _posterior(view, binary)
             assert of_binary is not None
             black_white, _ = posterior_likelihoods(
-                view, binary, of_binary, {"bernoulli": Bernoulli()}, context.posterior_samples
+                view, binary, of_latents, of_binary, {"bernoulli": Bernoulli()}, context.posterior_samples
             )
             found["elbo_posterior"] = elbo[own_name]
         for name, estimate in grey.items():
             found[f"nll_{name}"] = -estimate.value
         found["nll_bernoulli_binary"] = -black_white["bernoulli"].value
         found["nll_ess"] = grey[own_name].effective_count
-        fitted = fit_posterior(view, batch, posterior, own, context.search_steps)
-        optimised, elbo = posterior_likelihoods(view, batch, fitted, {own_name: own}, context.posterior_samples)
+        fitted = fit_posterior(view, batch, of_fits, posterior, own, context.search_steps)
+        optimised, elbo = posterior_likelihoods(
+            view, batch, of_fits, fitted, {own_name: own}, context.posterior_samples
+        )
         found["elbo_optimized"] = elbo[own_name]
         found["nll_optimized"] = -optimised[own_name].value
         found["nll_optimized_ess"] = optimised[own_name].effective_count
@@ -127,6 +129,9 @@ def evaluate_likelihood(context: Context) -> Tensor:
         means.append(fitted.mean)
         done += len(batch.x)
         context.advance(done / len(share))
+    if infers(view.paradigm) and "elbo_posterior" not in columns:
+        why = f"{type(view.latent.sampled).__name__} has no known density at the posterior's latents"
+        context.metrics.undefined |= {"elbo_posterior": why, "elbo_amortisation_gap": why}
     k = (
         f"posterior, K = {context.posterior_samples:,}"
         if "elbo_posterior" in columns
@@ -152,7 +157,8 @@ def evaluate_likelihood(context: Context) -> Tensor:
 
 
 def _posterior(view: View, batch: Batch) -> Proposal | None:
-    found = view.posterior(batch)
+    """The paradigm's q(z|x); None where there is none, or where the latents that it is over have no known density."""
+    found = view.posterior(batch) if view.latent.sampled.has_density else None
     return None if found is None else Proposal(*map(full_precision, found))
 
 
@@ -179,44 +185,61 @@ def prior_likelihoods(
 
 
 def posterior_likelihoods(
-    view: View, batch: Batch, proposal: Proposal, observations: dict[str, Observation], samples: int
+    view: View,
+    batch: Batch,
+    space: Space,
+    proposal: Proposal,
+    observations: dict[str, Observation],
+    samples: int,
 ) -> tuple[dict[str, LogMeanExp], dict[str, Tensor]]:
-    """log p(x) of each image by K = `samples` latents from a proposal, and the ELBO by the same ones, (B,)."""
+    """log p(x) of each image by K = `samples` draws from a proposal, and the ELBO by the same ones, (B,)."""
     estimates = {name: LogMeanExp() for name in observations}
     elbos = {name: torch.zeros(len(batch.x), dtype=torch.float64, device=view.device) for name in observations}
-    kl = gaussian_kl(*proposal).double()
+    negative_kl = torch.zeros(len(batch.x), dtype=torch.float64, device=view.device)
     at_once = max(1, BLOCK // batch.x.numel())
     for draws in torch.arange(samples).split(at_once):
-        noise = torch.stack([view.noise(DRAWS["posterior"] + int(draw), batch.index) for draw in draws])
-        e = proposal.mean + (proposal.log_var / 2).exp() * full_precision(noise)
-        # log p(e) − log q(e); the constants of the two Gaussians are the same
-        log_ratio = 0.5 * (full_precision(noise).square() + proposal.log_var - e.square()).sum(2)
-        y = batch.y.repeat(len(draws))
-        logits = view.decode(view.prior(e.flatten(0, 1)), y)
+        noise = torch.stack([view.noise(DRAWS["posterior"] + int(draw), batch.index, space.dim) for draw in draws])
+        noise = full_precision(noise)
+        u = (proposal.mean + (proposal.log_var / 2).exp() * noise).flatten(0, 1)
+        log_prior = space.log_prob(u).unflatten(0, noise.shape[:2])
+        log_ratio = log_prior - log_normal(noise) + proposal.log_var.sum(1) / 2  # log p(u) − log q(u)
+        negative_kl += log_prior.double().sum(0) / samples
+        logits = view.decode(space.latent(u), batch.y.repeat(len(draws)))
         x = batch.x.repeat(len(draws), 1, 1, 1)
         for name, observation in observations.items():
             nll = observation.nll(logits, x).reshape(len(draws), -1)
             estimates[name].update((log_ratio - nll).T)
             elbos[name] -= nll.double().sum(0)
-    return estimates, {name: total / samples - kl for name, total in elbos.items()}
+    negative_kl = -gaussian_kl(*proposal).double() if space.is_standard else negative_kl + _entropy(proposal).double()
+    return estimates, {name: total / samples + negative_kl for name, total in elbos.items()}
 
 
-def fit_posterior(view: View, batch: Batch, start: Proposal | None, observation: Observation, steps: int) -> Proposal:
-    """The Gaussian q(e|x) of each image that maximises its ELBO, by Adam on mean and log-variance.
+def fit_posterior(
+    view: View, batch: Batch, space: Space, start: Proposal | None, observation: Observation, steps: int
+) -> Proposal:
+    """The Gaussian q(u|x) of each image that maximises its ELBO, by Adam on mean and log-variance.
 
-    Begins at the posterior `start`, or where there is none at the most likely of `START_LATENTS` from the prior.
+    Begins at the posterior `start` over latents, or where there is none, or a latent has no u, at the most likely of
+    `START_LATENTS` from the prior.
     """
-    if start is None:
+    if start is not None and space.of_latents is not None:
+        start = space.of_latents(start)
+    else:
         e = view.noise(DRAWS["start_codes"], torch.arange(START_LATENTS))
-        best = best_of(view, batch, view.prior(e), observation.nll_matrix)
-        mean = full_precision(e)[best]
+        mean = full_precision(space.of_noise(e))[best_of(view, batch, view.prior(e), observation.nll_matrix)]
         start = Proposal(mean, torch.full_like(mean, _START_LOG_VAR))
     draws = itertools.count(DRAWS["fit"])
 
     def negative_elbo(mean: Tensor, log_std: Tensor) -> Tensor:
-        noise = full_precision(view.noise(next(draws), batch.index))
-        logits = view.decode(view.prior(mean + log_std.exp() * noise), batch.y)
-        return observation.nll(logits, batch.x) + gaussian_kl(mean, 2 * log_std)
+        noise = full_precision(view.noise(next(draws), batch.index, space.dim))
+        u, q = mean + log_std.exp() * noise, Proposal(mean, 2 * log_std)
+        nll = observation.nll(view.decode(space.latent(u), batch.y), batch.x)
+        return nll + (gaussian_kl(*q) if space.is_standard else -space.log_prob(u) - _entropy(q))
 
     mean, log_std = search(negative_elbo, (start.mean, start.log_var / 2), steps, _RATE, cosine=True)
     return Proposal(mean, 2 * log_std)
+
+
+def _entropy(proposal: Proposal) -> Tensor:
+    """−E_q[log q(u|x)], (B,), in nats."""
+    return (0.5 * (1 + math.log(2 * math.pi)) + proposal.log_var / 2).sum(1)

@@ -30,7 +30,8 @@ def add_smoothness(context: Context) -> None:
     - `path_ratio`: the mean path length over the mean ‖x_1 − x_0‖₂ between both ends; 1 is a cross-fade, and the
       more an image wanders or jumps to and fro on its way, the larger it is.
     - `lipschitz_mean`, `lipschitz_max`: the largest singular value of the Jacobian ∂x/∂e at draws from the prior,
-      the local Lipschitz constant of the decoder: the largest change of an image per unit of noise.
+      the local Lipschitz constant of the decoder: the largest change of an image per unit of noise; within a component,
+      where noise chooses one.
     """
     view, metrics = context.view, context.metrics
     lengths, ends = path_lengths(view)
@@ -80,14 +81,14 @@ def lipschitz(view: View) -> Tensor:
     draws = view.noise(DRAWS["smoothness"], torch.arange(JACOBIANS))
     labels = torch.arange(JACOBIANS, device=view.device) % view.paradigm.num_classes
     size = block_size(math.prod(view.paradigm.image_shape))
-    steps = STEP * torch.eye(view.dim, dtype=draws.dtype, device=view.device)
+    steps = STEP * torch.eye(view.dim, dtype=draws.dtype, device=view.device)[: view.smooth_dim]
     constants = []
     for e, y in zip(draws, labels, strict=True):
         rows = []
         for part in steps.split(size):
             ahead, behind = (view.images(points, y.expand(len(part))) for points in (e + part, e - part))
             rows.append(((ahead - behind) / (2 * STEP)).flatten(1))
-        columns = torch.cat(rows).split(max(1, BLOCK // view.dim), dim=1)
+        columns = torch.cat(rows).split(max(1, BLOCK // len(steps)), dim=1)
         gram = torch.stack([c.double() @ c.double().T for c in columns]).sum(0)
         constants.append(torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt())
     return torch.stack(constants)

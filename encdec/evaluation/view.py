@@ -15,6 +15,7 @@ DRAWS = {
     "interpolations": 1005,
     "smoothness": 1006,
     "pairings": 1007,
+    "moments": 1008,
     "fit": 10_000,
     "posterior": 20_000,
 }
@@ -46,9 +47,15 @@ class View:
         assert isinstance(self.paradigm, LatentVariable), "ask for latents of latent-variable models only"
         return self.paradigm
 
-    def noise(self, draw: int, index: Tensor) -> Tensor:
+    @property
+    def smooth_dim(self) -> int:
+        """How many of the numbers of noise an image changes smoothly with; the others choose: see `Prior`."""
+        return min(self.dim, self.latent.latent_dim) if self.is_latent else self.dim
+
+    def noise(self, draw: int, index: Tensor, dim: int | None = None) -> Tensor:
         """Standard normal noise, (B, dim), a function of the run's seed, `draw` and `index` (B,) alone."""
-        return normal(self.paradigm.seed, draw, index.to(self.device), self.dim).to(self.paradigm.weights_dtype)
+        noise = normal(self.paradigm.seed, draw, index.to(self.device), dim or self.dim)
+        return noise.to(self.paradigm.weights_dtype)
 
     def prior(self, e: Tensor) -> Tensor:
         """Latents from noise: (B, dim) -> (B, latent_dim)."""

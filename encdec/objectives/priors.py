@@ -8,7 +8,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ _LEAST_VARIANCE = 1e-10
 class Prior(nn.Module, ABC):
     """p(z) over latents of `dim` numbers, each made from `noise_dim` standard normal numbers.
 
+    Of the noise a sample is a smooth function, except of numbers beyond the first `dim`: these choose, as the component
+    of a mixture.
+
     Args:
         dim: size of a latent.
         noise_dim: how many standard normal numbers a sample is made from; `dim` if not given.
@@ -30,6 +33,9 @@ class Prior(nn.Module, ABC):
     Raises:
         UserError: `dim` is not positive.
     """
+
+    has_density: ClassVar[bool] = True
+    """Whether `log_prob` is known; where it is not, a sample must be a smooth function of all its noise."""
 
     def __init__(self, dim: int, noise_dim: int | None = None) -> None:
         super().__init__()
@@ -43,7 +49,11 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z): (B, dim) -> (B,), in nats, in full precision."""
+        """log p(z): (B, dim) -> (B,), in nats, in full precision.
+
+        Raises:
+            UserError: the density is not known.
+        """
 
 
 PriorCallable = Callable[[int], Prior]
@@ -60,7 +70,7 @@ class StandardNormal(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """See `Prior.log_prob`."""
-        return _log_normal(full_precision(z))
+        return log_normal(full_precision(z))
 
 
 class FittedPrior(Prior):
@@ -248,7 +258,7 @@ class DiagonalGaussian(NamedTuple):
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x): (B, d) -> (B,), in nats, in full precision."""
         log_std = full_precision(self.log_var) / 2
-        return _log_normal((full_precision(z) - full_precision(self.mean)) * (-log_std).exp()) - log_std.sum(1)
+        return log_normal((full_precision(z) - full_precision(self.mean)) * (-log_std).exp()) - log_std.sum(1)
 
     def kl(self, prior: Prior) -> Tensor:
         """KL(q(z|x) ‖ p(z)): (B,), in nats, in closed form.
@@ -265,8 +275,8 @@ class DiagonalGaussian(NamedTuple):
         return gaussian_kl(self.mean, self.log_var)
 
 
-def _log_normal(e: Tensor) -> Tensor:
-    """log N(e; 0, I): (…, d) -> (…)."""
+def log_normal(e: Tensor) -> Tensor:
+    """log N(e; 0, I): (…, d) -> (…), in nats."""
     return -0.5 * (e.square() + math.log(2 * math.pi)).sum(-1)
 
 
@@ -285,7 +295,7 @@ def _log_gaussians(z: Tensor, means: Tensor, axes: Tensor) -> Tensor:
     std: Tensor = torch.linalg.vector_norm(axes, dim=1)  # (K, d)
     with _full_products(z):
         e: Tensor = torch.einsum("bkj,kji->bki", z[:, None] - means, axes / std[:, None]) / std
-    return _log_normal(e) - std.log().sum(1)
+    return log_normal(e) - std.log().sum(1)
 
 
 def _full_products(tensor: Tensor) -> torch.autocast:

@@ -112,7 +112,7 @@ class Gallery(View):
     def __init__(self, gallery: Tensor) -> None:
         self.gallery, self.device, self.dim, self.reads_labels = gallery, CPU, 1, False
 
-    def noise(self, draw: int, index: Tensor) -> Tensor:
+    def noise(self, draw: int, index: Tensor, dim: int | None = None) -> Tensor:
         return index.double().unsqueeze(1)
 
     def images(self, e: Tensor, y: Tensor) -> Tensor:

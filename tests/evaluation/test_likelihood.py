@@ -16,12 +16,12 @@ from encdec.data import Images, InMemoryImages
 from encdec.evaluation import context, likelihood
 from encdec.evaluation.likelihood import (
     LogMeanExp,
-    Proposal,
     evaluate_likelihood,
     fit_posterior,
     posterior_likelihoods,
     prior_likelihoods,
 )
+from encdec.evaluation.proposals import Proposal, fit_space, latent_space
 from encdec.evaluation.reconstruction import evaluate_reconstruction, optimize_latents
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.view import View
@@ -115,7 +115,9 @@ def test_with_the_exact_posterior_every_estimate_is_the_exact_likelihood(samples
     batch = whole(images)
     posterior = view.posterior(batch)
     assert posterior is not None
-    estimates, elbo = posterior_likelihoods(view, batch, Proposal(*posterior), {"g": Gaussian(SIGMA)}, samples)
+    estimates, elbo = posterior_likelihoods(
+        view, batch, latent_space(view), Proposal(*posterior), {"g": Gaussian(SIGMA)}, samples
+    )
     torch.testing.assert_close(-estimates["g"].value, exact_nll(images), rtol=0, atol=2e-4)
     torch.testing.assert_close(
         estimates["g"].effective_count, torch.full((50,), float(samples)).double(), rtol=1e-3, atol=0
@@ -149,7 +151,9 @@ def test_a_fitted_posterior_is_the_exact_one(bias: float) -> None:
     truth = View(LinearGaussian()).posterior(batch)
     assert truth is not None
     start = view.posterior(batch)
-    fitted = fit_posterior(view, batch, Proposal(*start) if start and bias else None, Gaussian(SIGMA), 300)
+    fitted = fit_posterior(
+        view, batch, fit_space(view), Proposal(*start) if start and bias else None, Gaussian(SIGMA), 300
+    )
     torch.testing.assert_close(fitted.mean, truth[0], rtol=0, atol=0.15)
     torch.testing.assert_close(fitted.log_var, truth[1], rtol=0, atol=0.3)
 
