@@ -3,7 +3,7 @@
 from encdec.paradigms.ae import AE
 from encdec.paradigms.averages import moving_average
 from encdec.paradigms.base import Paradigm
-from encdec.paradigms.codes import LatentTable, Permutation
+from encdec.paradigms.codes import LatentTable, Permutation, StoredLatents
 from encdec.paradigms.conditional_decoder import ConditionalDecoder
 from encdec.paradigms.encoderless_vae import EncoderlessVAE
 from encdec.paradigms.latent import LatentVariable
@@ -25,6 +25,7 @@ __all__ = [
     "Paradigm",
     "Permutation",
     "Player",
+    "StoredLatents",
     "encodes",
     "has_codes",
     "infers",

@@ -6,12 +6,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from encdec.objectives.noise import normal
 from encdec.training.gathering import gathered
 from encdec.types import UserError
 
 Gather = Callable[[Tensor], Tensor]
 """Concatenates the tensors of all processes, (B, …) of equal shape on each, in the order of their ranks."""
 
+
+_START = 2  # which draw of `normal` stored latents begin at; fixed latents are another
 
 _MOST_PENDING = 1000
 """Batches whose rows may wait for a step; more than anybody's gradients are accumulated over."""
@@ -137,6 +140,46 @@ class LatentTable(nn.Module):
             raise UserError(f"{prefix}steps has negative numbers, but it counts steps: take another checkpoint.")
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._pending.clear()
+
+
+@final
+class StoredLatents(nn.Module):
+    """One row of latents for each training image, without an optimizer: it is read, and what was found is written.
+
+    The rows begin at N(0, I), each a function of the seed and its image. They are in checkpoints.
+
+    Args:
+        num_rows: how many images there are, N.
+        dim: how many numbers a row has, d.
+        seed: of the rows at the start.
+
+    Attributes:
+        values: the rows, (N, d).
+    """
+
+    values: Tensor
+
+    def __init__(self, num_rows: int, dim: int, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("values", normal(seed, _START, torch.arange(num_rows), dim))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows of images, int64 (B,) -> (B, d)."""
+        return self.values.index_select(0, index)
+
+    @torch.no_grad()
+    def write(self, index: Tensor, rows: Tensor, gather: Gather = gathered) -> None:
+        """Replace rows: (B,), (B, d); those that are not finite stay as they were.
+
+        Args:
+            index: different images.
+            rows: their latents.
+            gather: with several processes, which must all call this after batches of equal size: every process writes
+                the rows of all of them.
+        """
+        index, rows = gather(index), gather(rows.to(self.values))
+        finite = rows.isfinite().all(1, keepdim=True)
+        self.values.index_copy_(0, index, torch.where(finite, rows, self.values.index_select(0, index)))
 
 
 @final

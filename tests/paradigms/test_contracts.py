@@ -26,7 +26,12 @@ def test_the_shipped_plugins_load() -> None:
     assert names >= {"AE", "VAE", "EncoderlessVAE", "ConditionalDecoder", "AutoDecoder", "EnergyScore", "GAN", "GLO"}
 
 
-FEW_STEPS = {"AutoDecoder": {"code_steps": 5}, "GLO": {"latent_steps": 5}, "SVI": {"latent_steps": 5, "warm_up": 2}}
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "AutoDecoder": {"code_steps": 5},
+    "GLO": {"latent_steps": 5},
+    "SVI": {"latent_steps": 5, "warm_up": 2},
+    "ShortRun": {"latent_steps": 3},
+}
 """Of the searches for latents, which take most of the time."""
 
 
