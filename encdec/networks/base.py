@@ -2,11 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
 from encdec.copyable import Copyable
 from encdec.types import Shape, UserError
+
+Activation = Literal["relu", "elu", "silu"]
+"""What stands between the layers of a network, by name."""
+
+
+def activation_layer(name: Activation) -> nn.Module:
+    """A new layer; all but `relu` are smooth: their gradient changes with their input everywhere.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    known: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
+    if name not in known:
+        raise UserError(f"activation is {name!r}, but it must be one of {', '.join(known)}.", 2)
+    return known[name]()
 
 
 def require_positive_sizes(owner: nn.Module, name: str, sizes: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from encdec.networks.base import Decoder, Encoder, require_positive_sizes
+from encdec.networks.base import Activation, Decoder, Encoder, activation_layer, require_positive_sizes
 from encdec.types import Shape, UserError
 
 
@@ -60,18 +60,25 @@ class ConvEncoder(Encoder):
 
 @final
 class ConvDecoder(Decoder):
-    """One linear layer, then stages of 3×3 transposed convolutions with stride 2, ReLU between them.
+    """One linear layer, then stages of 3×3 transposed convolutions with stride 2, activations between them.
 
     Args:
         in_features: size of the input.
         image_shape: channels, height, width.
         channels: feature maps of each stage, first to last.
+        activation: what stands between them; objectives with gradients of gradients may want a smooth one.
 
     Raises:
         UserError: there are more stages than the images can be halved, or a size is not positive.
     """
 
-    def __init__(self, in_features: int, image_shape: Shape, channels: tuple[int, ...] = (64, 32)) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        image_shape: Shape,
+        channels: tuple[int, ...] = (64, 32),
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__(in_features, image_shape)
         require_positive_sizes(self, "channels", channels)
         sizes = _sizes(image_shape, channels)[::-1]
@@ -84,7 +91,7 @@ class ConvDecoder(Decoder):
             # a stride-2 transposed convolution gives 2·size − 1 pixels; output_padding adds the even case's one
             padding = (size_out[0] - 2 * size_in[0] + 1, size_out[1] - 2 * size_in[1] + 1)
             layers += [
-                nn.ReLU(),
+                activation_layer(activation),
                 nn.ConvTranspose2d(maps_in, maps_out, 3, stride=2, padding=1, output_padding=padding),
             ]
         self.layers = nn.Sequential(*layers)

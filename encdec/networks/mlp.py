@@ -7,14 +7,14 @@ from typing import final
 
 from torch import Tensor, nn
 
-from encdec.networks.base import Decoder, Encoder, require_positive_sizes
+from encdec.networks.base import Activation, Decoder, Encoder, activation_layer, require_positive_sizes
 from encdec.types import Shape
 
 
-def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+def _mlp(sizes: Sequence[int], activation: Activation = "relu") -> nn.Sequential:
     layers: list[nn.Module] = []
     for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), nn.ReLU()]
+        layers += [nn.Linear(size_in, size_out), activation_layer(activation)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -43,21 +43,28 @@ class MLPEncoder(Encoder):
 
 @final
 class MLPDecoder(Decoder):
-    """Linear layers with ReLU between them: (B, in_features) -> (B, C, H, W), logits.
+    """Linear layers with activations between them: (B, in_features) -> (B, C, H, W), logits.
 
     Args:
         in_features: size of the input.
         image_shape: channels, height, width.
         hidden: sizes of the hidden layers, first to last; none makes it linear.
+        activation: what stands between them; objectives with gradients of gradients may want a smooth one.
 
     Raises:
         UserError: a size is not positive.
     """
 
-    def __init__(self, in_features: int, image_shape: Shape, hidden: tuple[int, ...] = (512,)) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        image_shape: Shape,
+        hidden: tuple[int, ...] = (512,),
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__(in_features, image_shape)
         require_positive_sizes(self, "hidden", hidden)
-        self.layers = _mlp([in_features, *hidden, math.prod(image_shape)])
+        self.layers = _mlp([in_features, *hidden, math.prod(image_shape)], activation)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, in_features) -> (B, C, H, W)."""

@@ -1,7 +1,8 @@
-"""The inner search over latents: Adam on each image's own latents, the networks fixed."""
+"""Inner loops over latents, each image's on its own, the networks fixed: Adam from a start, and a single step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import overload
 
 import torch
@@ -70,9 +71,7 @@ def search(
     Raises:
         UserError: the objective gives another shape than (B,).
     """
-    if torch.is_inference_mode_enabled():
-        torch.clear_autocast_cache()  # of weights cast in inference mode, which a gradient can't go through
-    with torch.inference_mode(False), torch.enable_grad():
+    with gradients_enabled():
         latents = [z.detach().clone() for z in ((start,) if isinstance(start, Tensor) else start)]
         if project is not None:
             latents = [project(z).detach() for z in latents]
@@ -103,6 +102,36 @@ def search(
                     z.detach().copy_(project(z.detach()))
         result = tuple(best if keep_best else (z.detach() for z in latents))
     return result[0] if isinstance(start, Tensor) else result
+
+
+def gradient_step(
+    objective: Callable[[Tensor], Tensor], start: Tensor, step_size: float, *, keep_graph: bool = False
+) -> Tensor:
+    """The latents after one step of gradient descent, start − step_size · ∇ objective(start).
+
+    Like `search`, it works wherever the caller is.
+
+    Args:
+        objective: of the latents, (B, …), to a value for each image, (B,), which depends on its own latents alone.
+        start: (B, …).
+        step_size: in latents per unit of the gradient, which is not divided by the number of images.
+        keep_graph: whether the result can be differentiated with respect to all that the objective reads, which
+            takes second derivatives; otherwise it is detached.
+    """
+    with gradients_enabled():
+        start = start.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(start).sum(), start, create_graph=keep_graph)
+        z = start.detach() - step_size * gradient
+    return z if keep_graph else z.detach()
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Where gradients of latents can be taken, under `torch.no_grad` and in inference mode too."""
+    if torch.is_inference_mode_enabled():
+        torch.clear_autocast_cache()  # of weights cast in inference mode, which a gradient can't go through
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def project_to_ball(z: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ OWN: dict[str, set[str]] = {
     "energy_score": WITH_LATENTS | WITH_CODES,
     "autodecoder": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "glo": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "gon": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "gon_variational": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
     "imle": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "rae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "wae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
