@@ -44,6 +44,13 @@ SENSITIVE: dict[str, tuple[str, tuple[str, ...]]] = {
     "vae_noenc": ("model.num_prior_samples", ("64", "256", "512")),
     "autodecoder": ("model.code_lr", ("0.02", "0.1", "0.3")),
     "glo": ("model.latent_lr", ("0.1", "0.03", "0.01")),
+    "iwae": ("model.latent_dim", ("32", "16", "8")),
+    "cvae": ("model.latent_dim", ("32", "16", "8")),
+    "imle": ("model.latent_dim", ("32", "16", "8")),
+    "rae": ("model.beta", ("0.01", "0.1", "1")),
+    "wae": ("model.mmd_weight", ("200", "50", "1000")),
+    "short_run": ("model.step_size", ("0.3", "0.2", "0.1")),
+    "svi": ("model.latent_dim", ("32", "16", "8")),
 }
 """The setting of each config that matters most beside the learning rate, and its values; the first is the default."""
 
