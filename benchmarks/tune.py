@@ -128,7 +128,9 @@ def tune(name: str, score: Score) -> None:
             try:
                 paradigm, seconds = trained(name, settings, folder)
                 result: Json = {"frechet": round(score.of(paradigm), 2), "seconds": round(seconds, 1)}
-            except SystemExit as error:  # such as a loss that is not finite
+            except SystemExit as error:  # such as a loss that is not finite; not a signal
+                if error.code not in (1, 2):
+                    raise
                 result = {"frechet": None, "failed": str(error.code)}
         found.append({"settings": settings, **result})
         path.parent.mkdir(parents=True, exist_ok=True)
