@@ -47,6 +47,10 @@ OWN: dict[str, set[str]] = {
     "imle": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "rae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "wae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "iwae": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
+    "cvae": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
+    "short_run": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
+    "svi": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
     "gan": set(),  # its images are made of noise, and no image has a latent
 }
 
@@ -76,7 +80,11 @@ def test_every_paradigm_has_its_place_among_the_tested() -> None:
 def test_every_paradigm_is_scored_in_the_same_way(
     config: str, cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few = {"autodecoder": ["--model.code_steps=3"], "glo": ["--model.latent_steps=3"]}.get(config, [])
+    few = {
+        "autodecoder": ["--model.code_steps=3"],
+        "glo": ["--model.latent_steps=3"],
+        "svi": ["--model.latent_steps=3"],
+    }.get(config, [])
     cli("fit", "--config", f"configs/{config}.yaml", *SHORT, *few)
     capfd.readouterr()
     cli("test", "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt", *SMALL)
