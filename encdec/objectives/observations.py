@@ -24,6 +24,10 @@ class Observation(ABC):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """−log p(x_b|z_k) of all pairs: (K, C, H, W), (B, C, H, W) -> (B, K), in nats per image."""
 
+    @abstractmethod
+    def natural(self, logits: Tensor) -> Tensor:
+        """η of −log p(x|z) = A(η) − xᵀη + h(x): (B, C, H, W) -> (B, C, H, W)."""
+
     def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
         """The importance-weighted bound of K latents, and each image's most likely one.
 
@@ -45,6 +49,10 @@ class Bernoulli(Observation):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""
         return losses.bernoulli_nll_matrix(logits, x)
+
+    def natural(self, logits: Tensor) -> Tensor:
+        """See `Observation.natural`."""
+        return losses.full_precision(logits)
 
     def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
         """See `Observation.prior_nll`."""
@@ -76,6 +84,10 @@ class Gaussian(Observation):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """See `Observation.nll_matrix`."""
         return losses.gaussian_nll_matrix(losses.pixel_means(logits), x, self.sigma)
+
+    def natural(self, logits: Tensor) -> Tensor:
+        """See `Observation.natural`."""
+        return losses.pixel_means(logits) / self.sigma**2
 
     def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
         """See `Observation.prior_nll`."""

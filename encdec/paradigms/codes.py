@@ -235,6 +235,22 @@ class Permutation(nn.Module):
             self.of[position[taken]] = before[~torch.isin(before, to)]
         self.of[index] = to
 
+    @torch.no_grad()
+    def permute(self, owner: Tensor, gather: Gather = gathered) -> None:
+        """Assign to each position what the position `owner` of it had: int64, (N,).
+
+        Args:
+            owner: a permutation of 0, …, N − 1.
+            gather: with several processes, which must all call this: that of the first is taken by all.
+
+        Raises:
+            UserError: it is no permutation.
+        """
+        owner = gather(owner)[: len(self.of)]
+        if len(owner) != len(self.of) or not _is_permutation(owner):
+            raise UserError(f"A permutation of {len(self.of)} is told to permute by what is none.")
+        self.of.copy_(self.of[owner])
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         of = state_dict.get(f"{prefix}of")
         if isinstance(of, Tensor) and of.shape == self.of.shape and not _is_permutation(of):

@@ -211,3 +211,14 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path: Path) -> Non
         torch.testing.assert_close(first[name], value)
     assert first["of"].sort().values.tolist() == list(range(10))
     assert first["of"].tolist() != list(range(10))
+
+
+def test_a_permutation_is_permuted_as_the_first_process_says() -> None:
+    permutation = Permutation(4)
+    permutation.assign(torch.tensor([0]), torch.tensor([3]))
+    first, second = torch.tensor([1, 2, 0, 3]), torch.tensor([0, 1, 2, 3])
+    permutation.permute(second, gather=lambda owner: torch.cat([first, owner]))
+    assert permutation.of.tolist() == [1, 2, 3, 0]
+    for wrong in (torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2, 2])):
+        with pytest.raises(UserError, match="permute by what is none"):
+            permutation.permute(wrong)

@@ -56,6 +56,12 @@ def test_a_paradigm_with_other_settings(name: str, tmp_path: Path) -> None:
     check_paradigm(cls, tmp_path, latent_dim=4, **settings)
 
 
+@pytest.mark.parametrize("pairing", ["batch", "fresh"])
+def test_an_assignment_within_batches(pairing: str, tmp_path: Path) -> None:
+    (assignment,) = (cls for cls in shipped(Paradigm) if cls.__name__ == "Assignment")
+    check_paradigm(assignment, tmp_path, latent_dim=4, pairing=pairing, latent_steps=3)
+
+
 @pytest.mark.parametrize("encoder", shipped(Encoder), ids=lambda cls: cls.__name__)
 def test_encoder(encoder: type[Encoder]) -> None:
     check_encoder(encoder)
