@@ -38,7 +38,7 @@ class Assignment(LatentVariable):
     steps of Adam on −log p(x|z) + ½‖z‖².
 
     Source: encdec's own. The assignment within batches is that of noise as targets, there for encoders: Bojanowski &
-    Joulin 2017, https://arxiv.org/abs/1704.05310, eq. 4 and algorithm 1. Q(z) = p(z): Tolstikhin et al. 2018,
+    Joulin 2017, https://arxiv.org/abs/1704.05310. Q(z) = p(z): Tolstikhin et al. 2018,
     https://arxiv.org/abs/1711.01558, theorem 1. See docs/paradigms/assignment.md.
 
     Args:
