@@ -31,16 +31,33 @@ from encdec.types import Batch, scaled
 RESULTS = ROOT / "benchmarks" / "results" / "latents"
 RUNS = Path("lightning_logs") / "latents"
 EPOCHS, IMAGES, TIMED = 8, 2000, 1000
+_FASTER = "--model.optimizer.init_args.lr=1e-2"
 ROWS: dict[str, str] = {
-    "ae": "ae",
-    "vae": "vae",
+    "ae": "ae --model.optimizer.init_args.lr=3e-3",
+    "vae": f"vae --model.latent_dim=8 {_FASTER}",
+    "vae, untuned": "vae",
+    "iwae": "iwae",
+    "cvae": "cvae",
+    "rae": "rae",
+    "wae": "wae",
+    "savae": "savae",
     "vae_noenc": "vae_noenc",
     "fixed": "vae_noenc --model.latents=fixed",
-    "k512": "vae_noenc --model.num_prior_samples=512",
+    "k512": f"vae_noenc --model.num_prior_samples=512 {_FASTER}",
+    "imle": "imle",
+    "assignment": "assignment",
     "autodecoder": "autodecoder",
     "glo": "glo",
+    "dgd": "dgd",
+    "vad": "vad",
+    "svi": "svi",
+    "gon": "gon",
+    "gon, detached": "gon --model.detach=true",
+    "gon_variational": "gon_variational",
+    "short_run": "short_run",
+    "short_run, persistent": "short_run --model.persistent=true --model.latent_steps=5 --model.step_size=0.5",
 }
-"""Each row's name, its config and its settings."""
+"""Each row's name, its config and its settings: the winners of `benchmarks.tune`, as far as the config has others."""
 COLUMNS = {
     "mse_encoder": "MSE",
     "frechet_classifier": "Fréchet",
@@ -95,10 +112,15 @@ def latent_milliseconds(checkpoint: Path) -> float | None:
     return 1000 * (time.perf_counter() - began) / TIMED
 
 
-def measure(name: str) -> None:
+def _result(name: str) -> Path:
+    return RESULTS / f"{name.replace(', ', '_')}.json"
+
+
+def measure(name: str, fit_only: bool = False) -> None:
     """Train and test a row, and write what was found."""
     config, *settings = ROWS[name].split()
-    folder = RUNS / name
+    path = _result(name)
+    folder = RUNS / path.stem
     layers = f"--config={ROOT}/configs/{config}.yaml", f"--config={ROOT}/configs/data/fashion_mnist.yaml"
     timed = folder / "seconds.json"
     if not timed.exists():
@@ -109,6 +131,8 @@ def measure(name: str) -> None:
         )  # fmt: skip
         timed.write_text(json.dumps(seconds))
     seconds = json.loads(timed.read_text())
+    if fit_only:
+        return
     (checkpoint,) = folder.rglob("last.ckpt")
     cache = RUNS.parent / "features"
     test = command(
@@ -126,7 +150,7 @@ def measure(name: str) -> None:
         "metrics": {key: metric["value"] for key, metric in report["figures"].items()},
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{name}: {seconds:.0f} s to train, {test:.0f} s to test", flush=True)
 
 
@@ -137,7 +161,7 @@ def table() -> str:
         f"|---|{'---|' * (len(COLUMNS) + 2)}",
     ]
     for name in ROWS:
-        path = RESULTS / f"{name}.json"
+        path = _result(name)
         if path.exists():
             found = json.loads(path.read_text())
             values = [found["metrics"].get(key) for key in COLUMNS]
@@ -151,13 +175,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latents", description=__doc__)
     parser.add_argument("names", nargs="*", default=[], help="rows; all if none")
     parser.add_argument("--table", action="store_true", help="only show what was found")
+    parser.add_argument("--fit", action="store_true", help="only train")
     arguments = parser.parse_args()
     if arguments.table:
         print(table())
         return
     for name in arguments.names or ROWS:
-        if not (RESULTS / f"{name}.json").exists():
-            measure(name)
+        if not _result(name).exists():
+            measure(name, arguments.fit)
 
 
 if __name__ == "__main__":
