@@ -24,9 +24,13 @@ class Observation(ABC):
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
         """−log p(x_b|z_k) of all pairs: (K, C, H, W), (B, C, H, W) -> (B, K), in nats per image."""
 
-    @abstractmethod
     def natural(self, logits: Tensor) -> Tensor:
-        """η of −log p(x|z) = A(η) − xᵀη + h(x): (B, C, H, W) -> (B, C, H, W)."""
+        """η of −log p(x|z) = A(η) − xᵀη + h(x): (B, C, H, W) -> (B, C, H, W).
+
+        Raises:
+            UserError: p(x|z) is not written in this form.
+        """
+        raise UserError(f"{type(self).__name__} has no method `natural`, which gives η of −log p(x|z) = A(η) − xᵀη.")
 
     def prior_nll(self, logits: Tensor, x: Tensor) -> losses.PriorNLL:
         """The importance-weighted bound of K latents, and each image's most likely one.

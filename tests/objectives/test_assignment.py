@@ -20,6 +20,7 @@ from encdec.objectives.assignment import (
     tree_leaves,
 )
 from encdec.objectives.observations import Bernoulli, Gaussian, Observation
+from encdec.types import UserError
 
 OBSERVATIONS = {"Bernoulli": Bernoulli(), "Gaussian": Gaussian(0.3)}
 every_observation = pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
@@ -98,6 +99,18 @@ def test_scores_on_all_axes_have_the_costs_of_the_observation_model_up_to_what_n
     expected = costs(observation, logits, x)
     centered = [c - c.mean(0) - c.mean(1, keepdim=True) + c.mean() for c in (products.double(), expected)]
     torch.testing.assert_close(*centered, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_an_observation_without_natural_parameters_is_refused() -> None:
+    class Odd(Observation):
+        def nll(self, logits: Tensor, x: Tensor) -> Tensor:
+            return (logits - x).abs().flatten(1).sum(1)
+
+        def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
+            return (logits[None] - x[:, None]).abs().flatten(2).sum(2)
+
+    with pytest.raises(UserError, match="Odd has no method `natural`"):
+        Odd().natural(decoded(3))
 
 
 @every_observation
