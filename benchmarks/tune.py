@@ -49,6 +49,7 @@ SENSITIVE: dict[str, tuple[str, tuple[str, ...]]] = {
     "imle": ("model.latent_dim", ("32", "16", "8")),
     "rae": ("model.beta", ("0.01", "0.1", "1")),
     "wae": ("model.mmd_weight", ("200", "50", "1000")),
+    "assignment": ("model.passes", ("3", "6", "12")),
     "gon": ("model.step_size", ("1", "0.3", "0.1")),
     "gon_variational": ("model.step_size", ("1", "0.3", "0.1")),
     "short_run": ("model.step_size", ("0.3", "0.2", "0.1")),
