@@ -30,6 +30,8 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "AutoDecoder": {"code_steps": 5},
     "GLO": {"latent_steps": 5},
     "SVI": {"latent_steps": 5, "warm_up": 2},
+    "VAD": {"latent_steps": 5, "warm_up": 2},
+    "SAVAE": {"latent_steps": 2, "warm_up": 2},
     "ShortRun": {"latent_steps": 3},
 }
 """Of the searches for latents, which take most of the time."""
