@@ -21,6 +21,8 @@ class Copyable(nn.Module):
 
 
 def _plain(value: Any) -> Any:
+    if type(value) is tuple:
+        return tuple(map(_plain, value))
     if isinstance(value, functools.partial) and value.args:
         *before, cls = value.args
         if isinstance(cls, type) and all(callable(one) and not isinstance(one, type) for one in (value.func, *before)):

@@ -4,6 +4,7 @@ Source: Gretton et al. 2012, https://jmlr.org/papers/v13/gretton12a.html, lemma 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,10 +25,11 @@ def inverse_multiquadratic(base: float, scales: Sequence[float] = SCALES) -> Ker
     squared distance of two points from a prior N(0, σ²I) of d numbers.
     """
 
-    def kernel(squared_distances: Tensor) -> Tensor:
-        return torch.stack([base * s / (base * s + squared_distances) for s in scales]).sum(0)
+    return partial(_inverse_multiquadratic, widths=tuple(base * s for s in scales))  # which can be pickled
 
-    return kernel
+
+def _inverse_multiquadratic(squared_distances: Tensor, widths: Sequence[float]) -> Tensor:
+    return torch.stack([width / (width + squared_distances) for width in widths]).sum(0)
 
 
 def unbiased_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
