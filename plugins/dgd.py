@@ -20,7 +20,7 @@ class DGD(LatentVariable):
 
     The decoder, the latents z_i and the parameters φ of p(z|φ), a mixture of Gaussians, are found together by maximum
     a posteriori. p(φ) belongs to the model, so it is counted once for the data set. The latents are a table and begin
-    at 0; each moves once in an epoch, which is the paper's step, by an Adam of its own. A held-out image gets its
+    near 0; each moves once in an epoch, which is the paper's step, by an Adam of its own. A held-out image gets its
     latent with decoder and mixture fixed: a short search from the mean of each component, then a longer one from
     the best end.
 
@@ -63,9 +63,11 @@ class DGD(LatentVariable):
             raise UserError(f"DGD: start_steps is {start_steps}, but a number of steps can't be negative.", 2)
         mixture = prior(latent_dim)
         if not isinstance(mixture, LearnedMixture):
-            raise UserError(f"DGD learns its prior, but {type(mixture).__name__} has nothing to learn: LearnedMixture.", 2)
+            raise UserError(
+                f"DGD learns its prior, but {type(mixture).__name__} has nothing to learn: LearnedMixture.", 2
+            )
         self.prior, self.observation = mixture, observation()
-        self.table = LatentTable(self.num_train, latent_dim, latent_lr, start=torch.zeros(self.num_train, latent_dim))
+        self.table = LatentTable(self.num_train, latent_dim, latent_lr)
 
     def players(self) -> dict[str, Player]:
         """One, whose decoder and mixture have rates of their own."""
@@ -73,7 +75,7 @@ class DGD(LatentVariable):
         return {"model": Player(self.losses, [{"params": [*self.decoder.parameters()]}, of_prior])}
 
     def losses(self, batch: Batch) -> Losses:
-        """`loss` = reconstruction term + `prior` + `hyperprior`, which are −log p(z|φ) and −log p(φ) / N; nats per image."""
+        """`loss` = reconstruction term + `prior` + `hyperprior`: −log p(z|φ), −log p(φ) / N; nats per image."""
         z = self.codes(batch) if self.training else self.encode(batch)
         logits = self.decode(z, batch.y)
         nll, prior = self.observation.nll(logits, batch.x), -self.prior.log_prob(z)

@@ -203,5 +203,5 @@ def test_every_shipped_paradigm_has_a_config() -> None:
     configs = "\n".join(path.read_text() for path in (ROOT / "configs").glob("*.yaml"))
     plugins.load(ROOT / "plugins")
     names = {cls.__name__ for cls in plugins.subclasses(Paradigm) if cls.__module__.startswith("encdec.")}
-    for name in names | {"AutoDecoder", "EnergyScore", "GAN", "GLO", "GON", "IMLE", "VGON"}:
+    for name in names | {"AutoDecoder", "DGD", "EnergyScore", "GAN", "GLO", "GON", "IMLE", "VGON"}:
         assert f"class_path: {name}\n" in configs

@@ -41,6 +41,7 @@ OWN: dict[str, set[str]] = {
     "vae_noenc": WITH_LATENTS | TOLD_LESS,
     "energy_score": WITH_LATENTS | WITH_CODES,
     "autodecoder": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "dgd": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "glo": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
     "gon": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "gon_variational": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,

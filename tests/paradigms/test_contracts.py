@@ -9,6 +9,7 @@ import pytest
 from encdec import plugins
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder
+from encdec.objectives.mixture import LearnedMixture
 from encdec.objectives.observations import Gaussian
 from encdec.objectives.priors import GaussianMixture
 from encdec.paradigms import AE, VAE, EncoderlessVAE, Paradigm
@@ -28,6 +29,7 @@ def test_the_shipped_plugins_load() -> None:
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
     "AutoDecoder": {"code_steps": 5},
+    "DGD": {"latent_steps": 5, "start_steps": 1, "prior": partial(LearnedMixture, components=3)},
     "GLO": {"latent_steps": 5},
     "SVI": {"latent_steps": 5, "warm_up": 2},
     "VAD": {"latent_steps": 5, "warm_up": 2},

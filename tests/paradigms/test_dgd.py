@@ -30,7 +30,8 @@ class Identity(Decoder):
         self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Tensor) -> Tensor:
-        return z.unflatten(1, self.image_shape) + 0 * self.unused
+        logits: Tensor = z.unflatten(1, self.image_shape) + 0 * self.unused
+        return logits
 
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.8], [0.2, -1.2]])
@@ -49,7 +50,7 @@ def images() -> tuple[Batch, Tensor]:
 
 def made(**settings: Any) -> DGD:
     prior = partial(LearnedMixture, components=3, radius=2.0, std=0.5, log_var_std=1.0, concentration=1.0)
-    defaults = {"decoder": Identity, "prior": prior, "observation": partial(Gaussian, sigma=0.002)}
+    defaults: dict[str, Any] = {"decoder": Identity, "prior": prior, "observation": partial(Gaussian, sigma=0.002)}
     return DGD(image_shape=(1, 1, 2), num_train=COUNT, latent_dim=2, **(defaults | settings))
 
 
