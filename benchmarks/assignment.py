@@ -19,29 +19,36 @@ from benchmarks.turns import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "assignment"
 RUNS = Path("lightning_logs") / "assignment"
+_TREE = "assignment --model.passes=3 --model.optimizer.init_args.lr=1e-3"
+_VAE = "vae --model.latent_dim=32 --model.optimizer.init_args.lr=1e-3"
 _CONV = "--model.decoder=ConvDecoder"
 ROWS: dict[str, tuple[tuple[int, ...], int, str]] = {
-    "tree": ((0, 1, 2), 8, "assignment"),
-    "vae": ((0, 1, 2), 8, "vae"),
-    "exact": ((0, 1, 2), 8, "assignment --model.solver=exact"),
+    "tree": ((0, 1, 2), 8, _TREE),
+    "vae": ((0, 1, 2), 8, _VAE),
+    "exact": ((0, 1, 2), 8, f"{_TREE} --model.solver=exact"),
     "vae, tuned": ((0,), 8, "vae --model.latent_dim=8 --model.optimizer.init_args.lr=1e-2"),
-    "tree, 24 epochs": ((0, 1, 2), 24, "assignment"),
-    "vae, 24 epochs": ((0, 1, 2), 24, "vae"),
-    "batch": ((0,), 8, "assignment --model.pairing=batch"),
-    "batch of 512": ((0,), 8, "assignment --model.pairing=batch --data.batch_size=512"),
-    "fresh": ((0,), 8, "assignment --model.pairing=fresh"),
-    "12 passes, leaf 105": ((0,), 8, "assignment --model.passes=12 --model.leaf=105"),
-    "lr 3e-3": ((0,), 8, "assignment --model.optimizer.init_args.lr=3e-3"),
-    "lr 1e-2": ((0,), 8, "assignment --model.optimizer.init_args.lr=1e-2"),
-    "d = 4": ((0,), 8, "assignment --model.latent_dim=4"),
-    "d = 16": ((0,), 8, "assignment --model.latent_dim=16"),
-    "d = 32": ((0,), 8, "assignment --model.latent_dim=32"),
-    "weight decay": ((0,), 8, "assignment --model.optimizer=torch.optim.AdamW "
+    "tree, 24 epochs": ((0, 1, 2), 24, _TREE),
+    "vae, 24 epochs": ((0, 1, 2), 24, _VAE),
+    "batch": ((0,), 8, f"{_TREE} --model.pairing=batch"),
+    "batch of 512": ((0,), 8, f"{_TREE} --model.pairing=batch --data.batch_size=512"),
+    "fresh": ((0,), 8, f"{_TREE} --model.pairing=fresh"),
+    "12 passes, leaf 105": ((0,), 8, f"{_TREE} --model.passes=12 --model.leaf=105"),
+    "lr 3e-3": ((0,), 8, f"{_TREE} --model.optimizer.init_args.lr=3e-3"),
+    "lr 1e-2": ((0,), 8, f"{_TREE} --model.optimizer.init_args.lr=1e-2"),
+    "lr 3e-3, d = 16": ((0,), 8, f"{_TREE} --model.optimizer.init_args.lr=3e-3 --model.latent_dim=16"),
+    "lr 3e-3, d = 16, 12 passes, leaf 105, 24 epochs": (
+        (0,), 24, f"{_TREE} --model.optimizer.init_args.lr=3e-3 --model.latent_dim=16 --model.passes=12 "
+                  "--model.leaf=105"
+    ),
+    "d = 4": ((0,), 8, f"{_TREE} --model.latent_dim=4"),
+    "d = 16": ((0,), 8, f"{_TREE} --model.latent_dim=16"),
+    "d = 32": ((0,), 8, f"{_TREE} --model.latent_dim=32"),
+    "weight decay": ((0,), 8, f"{_TREE} --model.optimizer=torch.optim.AdamW "
                      "--model.optimizer.init_args.lr=1e-3 --model.optimizer.init_args.weight_decay=0.1"),
-    "mnist": ((0,), 8, "assignment"),
-    "mnist, vae": ((0,), 8, "vae"),
-    "conv": ((0,), 4, f"assignment {_CONV}"),
-    "conv, vae": ((0,), 4, f"vae {_CONV} --model.encoder=ConvEncoder"),
+    "mnist": ((0,), 8, _TREE),
+    "mnist, vae": ((0,), 8, _VAE),
+    "conv": ((0,), 4, f"{_TREE} {_CONV}"),
+    "conv, vae": ((0,), 4, f"{_VAE} {_CONV} --model.encoder=ConvEncoder"),
 }  # fmt: skip
 """Each row's seeds, epochs, config and settings."""
 WITH_LIKELIHOOD = ("tree", "vae", "tree, 24 epochs", "vae, 24 epochs")
