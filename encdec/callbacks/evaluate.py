@@ -29,6 +29,7 @@ from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.processes import Processes
 from encdec.evaluation.reconstruction import evaluate_reconstruction
 from encdec.evaluation.results import Metrics
+from encdec.evaluation.samplers import Sampler, sample_from, side_by_side
 from encdec.evaluation.samples import evaluate_samples
 from encdec.evaluation.smoothness import add_smoothness
 from encdec.evaluation.view import View
@@ -65,6 +66,8 @@ class Evaluate(pl.Callback):
         cache_dir: folder for trained classifiers; `lightning_logs/features` if not given.
 
     Attributes:
+        sampler: what latents of samples are drawn from, set by `test --sampler`; with `model` the prior and ex-post
+            densities are compared side by side.
         written: the files that are there.
 
     Raises:
@@ -89,6 +92,7 @@ class Evaluate(pl.Callback):
         self.code_steps, self.sigma, self.feature_space, self.cache_dir = code_steps, sigma, feature_space, cache_dir
         require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
         self.config: dict[str, Any] = {}
+        self.sampler: Sampler = "model"
         self._history: list[str] = []
         self.metrics: Metrics | None = None
         self.written: list[Path] = []
@@ -125,6 +129,8 @@ class Evaluate(pl.Callback):
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             metrics = report.metrics_as_dict(self.metrics)
             found |= {"feature_space": space, "settings": settings, "config": self.config, "figures": metrics}
+            if self.sampler != "model":
+                settings["sampler"] = self.sampler
             found["history"] = self._history
             found |= {"undefined": self.metrics.undefined, "seconds": round(perf_counter() - began, 1)}
             folder, stem = _folder_and_stem(trainer, run)
@@ -147,7 +153,7 @@ class Evaluate(pl.Callback):
             prior_samples=self.prior_samples,
             search_steps=self.code_steps,
             sigma=self.sigma,
-            processes=_processes(trainer),
+            processes=processes_of(trainer),
         )
 
     def _run(self, trainer: pl.Trainer, context: Context, fingerprint: str) -> tuple[Tensor | None, str]:
@@ -158,6 +164,8 @@ class Evaluate(pl.Callback):
             def starting(name: str) -> Context:
                 return replace(context, advance=stage(name))
 
+            if self.sampler != "model":
+                sample_from(starting("sampler: latents of training images"), self.sampler)
             if "samples" in self.parts:  # first, because it may have to say that what was asked for is not at hand
                 folder = expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
                 space = find_space(starting("feature space"), self.feature_space, Path(folder), fingerprint)
@@ -176,7 +184,9 @@ class Evaluate(pl.Callback):
             elif "latent" in parts:
                 add_smoothness(starting("smoothness"))
             if space is not None:
-                evaluate_samples(starting("samples"), space)
+                is_own = self.sampler == "model"
+                samplers = side_by_side(starting("samplers: latents of training images")) if is_own else {}
+                evaluate_samples(starting("samples"), space, samplers)
         return latents, "" if space is None else space.description
 
     def _log(self, trainer: pl.Trainer, paradigm: Paradigm) -> None:
@@ -200,7 +210,9 @@ def _add_means(trainer: pl.Trainer, paradigm: Paradigm, metrics: Metrics) -> Non
         )
 
 
-def _processes(trainer: pl.Trainer) -> Processes:
+def processes_of(trainer: pl.Trainer) -> Processes:
+    """How the processes of a run share the work of an evaluation."""
+
     def all_gather(tensor: Tensor) -> list[Tensor]:
         if trainer.world_size == 1:
             return [tensor]

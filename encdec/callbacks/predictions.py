@@ -11,10 +11,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from encdec.callbacks.evaluate import processes_of
 from encdec.callbacks.image_grids import fixed_noise
-from encdec.evaluation.context import block_size
+from encdec.data import DataModule
+from encdec.evaluation.context import Context, block_size
 from encdec.evaluation.grids import as_png, comparison, drawing, enlarge, grid, sample_labels
 from encdec.evaluation.latent_images import strip_latents
+from encdec.evaluation.samplers import Sampler, sample_from
+from encdec.evaluation.view import View
 from encdec.files import claimed, expanded, fault_of
 from encdec.messages import say
 from encdec.objectives.losses import pixel_means
@@ -48,11 +52,13 @@ class WritePredictions(pl.Callback):
         num_steps: images of an interpolation, both ends included.
 
     Attributes:
+        sampler: what latents of samples are drawn from, set by `predict --sampler`.
         written: the files that are in their place.
     """
 
     def __init__(self, output_dir: str | None = None, num_rows: int = 8, num_steps: int = 9) -> None:
         self.output_dir, self.num_rows, self.num_steps = output_dir, num_rows, num_steps
+        self.sampler: Sampler = "model"
         self.written: list[Path] = []
         self._folder, self._parts, self._rows = Path(), Path(), _Rows(Path())
         self._cleanup = ExitStack()
@@ -119,6 +125,11 @@ class WritePredictions(pl.Callback):
         with fault_of(self._folder):
             self._rows.close()
         trainer.strategy.barrier()
+        data = getattr(trainer, "datamodule", None)
+        if self.sampler != "model" and isinstance(data, DataModule):
+            with torch.inference_mode(False), torch.no_grad():  # latents that are searched for need gradients
+                images = data.splits["train"], data.splits["test"]
+                sample_from(Context(View(pl_module), *images, processes=processes_of(trainer)), self.sampler)
         if trainer.is_global_zero:
             with fault_of(self._folder):
                 files = self._write(pl_module, trainer.world_size)

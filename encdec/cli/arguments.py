@@ -7,8 +7,10 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
+from lightning.pytorch.cli import LightningArgumentParser
 
 from encdec.cli import run_config, settings
+from encdec.evaluation.samplers import Sampler
 from encdec.files import expanded
 from encdec.runs import folders, moved, trust
 from encdec.runs.checkpoints import no_checkpoint, require_file
@@ -30,6 +32,18 @@ def prepared(args: list[str]) -> list[str]:
         if Path(config).is_file():  # if not, the parser says so
             named |= _check_config(config)
     return _with_config_of_run(args, named)
+
+
+def add_sampler(parser: LightningArgumentParser) -> None:
+    """Add `--sampler`."""
+    parser.add_argument(
+        "--sampler",
+        type=Sampler,
+        default="model",
+        help="What latents of samples are drawn from: as the model does by itself, from its prior, or from a density "
+        "that is fitted to the latents of the training images: a Gaussian, a mixture of 10 Gaussians, or a "
+        "nearest-neighbor mapping of noise.",
+    )
 
 
 def at_home(value: Any) -> Any:

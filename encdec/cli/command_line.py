@@ -39,6 +39,7 @@ from encdec.cli.run_logger import RunLogger
 from encdec.data import DataModule
 from encdec.data.fingerprints import KEY as DATA_KEY
 from encdec.data.fingerprints import PresentData, identity_in
+from encdec.evaluation.samplers import check_sampler
 from encdec.messages import say
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
@@ -86,6 +87,8 @@ class CLI(LightningCLI):
             help="Train with networks compiled by torch.compile in this mode; reduce-overhead means CUDA graphs on a "
             "GPU. Other commands leave the networks as they are.",
         )
+        if self._command in ("test", "predict"):
+            arguments.add_sampler(parser)
         for name, callback in run_config.CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults({"data": "Digits"})
@@ -116,8 +119,9 @@ class CLI(LightningCLI):
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
-        resume = self._settings.pop("resume", False)  # these two are of a call, not of a run
+        resume = self._settings.pop("resume", False)  # these are of a call, not of a run
         self._settings.pop("ckpt_path", None)
+        self._sampler = self._settings.pop("sampler", "model")
         self._resume = resume
         self._start = self._find_start(config, resume)
         if self._start.checkpoint is not None:
@@ -176,7 +180,8 @@ class CLI(LightningCLI):
             self._differing = identity.differences(identity.of_checkpoint(contents), self._settings)
 
     def after_instantiate_classes(self) -> None:
-        """Check that the checkpoint fits the model that the config made, and say what differs."""
+        """Check that the checkpoint and the call fit the model that the config made, and say what differs."""
+        check_sampler(self.model, self._sampler)
         if self._start.checkpoint is not None:
             path, contents = self._start.checkpoint, self._start.contents
             if self._start.folder.existing is None or self._command != "fit":
@@ -285,6 +290,7 @@ class CLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Measure on the test split, in the way that is the same for all paradigms."""
         evaluation: Evaluate = self.config_init[self._command].evaluation
+        evaluation.sampler = self._sampler
         evaluation.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
         self._until_interrupted(self.trainer.test, report_nothing_written, kwargs | {"verbose": False})
         if evaluation.metrics is None:
@@ -292,6 +298,7 @@ class CLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write samples, reconstructions and interpolations."""
+        self.config_init[self._command].predictions.sampler = self._sampler
         self._until_interrupted(self.trainer.predict, report_nothing_written, kwargs | {"return_predictions": False})
 
     def _until_interrupted(

@@ -35,6 +35,7 @@ options of fit, validate, test and predict, among others:
   --data NAME       A data set, such as FashionMNIST.
   --ckpt_path FILE  A checkpoint to measure, or for fit to begin a new run from.
   --resume [RUN]    For fit: go on with a run, if there is one, from its newest checkpoint.
+  --sampler NAME    For test and predict: draw samples from prior, gaussian, mixture or neighbors.
   --print_config    Show every setting and its value, as YAML.
 
 examples:

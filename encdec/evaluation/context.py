@@ -45,12 +45,12 @@ class Context:
     view: View
     train: Images
     test: Images
-    num_images: int
-    num_samples: int
-    posterior_samples: int
-    prior_samples: int
-    search_steps: int
-    sigma: float
+    num_images: int = 10_000
+    num_samples: int = 10_000
+    posterior_samples: int = 64
+    prior_samples: int = 10_000
+    search_steps: int = 100
+    sigma: float = 0.1
     metrics: Metrics = field(default_factory=Metrics)
     processes: Processes = field(default_factory=Processes)
     advance: Advance = _silent

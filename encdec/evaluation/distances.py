@@ -1,6 +1,7 @@
 """Distances between samples and images in a feature space: Fréchet, kernel, and those to nearest neighbours."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,8 @@ NAMES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """The metrics in a feature space; each is named after that too."""
 PAIRWISE = 10_000
 """Metrics that compare all pairs use at most so many samples and so many images."""
+OF_SAMPLERS = ("frechet", "recall", "coverage")
+"""Those that other samplers than the model's own are compared by."""
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage."""
 
@@ -65,15 +68,26 @@ class Frechet:
         return distance.clamp(min=0)  # rounding makes equal sets slightly negative
 
 
-def feature_scores(frechet: Frechet, features: Tensor, test: Tensor, processes: Processes) -> dict[str, Tensor]:
-    """The metrics of a set of images by name, as far as there are enough images for them."""
+def feature_scores(
+    frechet: Frechet,
+    features: Tensor,
+    test: Tensor,
+    processes: Processes,
+    test_radii: Tensor | None = None,
+    names: Sequence[str] = NAMES,
+) -> dict[str, Tensor]:
+    """The metrics of a set of images by name, as far as there are enough images for them, and `names` has them.
+
+    `test_radii` is what `neighbour_radii` gives for the test images, where there are enough of them.
+    """
     fewest = min(len(features), len(test))
     scores = {}
     if fewest >= 2:
         scores["frechet"] = frechet.compute()
-        scores["kernel"], scores["kernel_spread"] = kernel_distance(features, test)
+        if "kernel" in names:
+            scores["kernel"], scores["kernel_spread"] = kernel_distance(features, test)
     if fewest > NEIGHBOURS:
-        scores |= neighbour_scores(features, test, processes)
+        scores |= neighbour_scores(features, test, processes, test_radii)
     return scores
 
 
@@ -107,7 +121,9 @@ def _subsets(samples: int, images: int) -> tuple[int, int]:
     return (1 if size == samples == images else _SUBSETS), size
 
 
-def neighbour_scores(features: Tensor, test: Tensor, processes: Processes) -> dict[str, Tensor]:
+def neighbour_scores(
+    features: Tensor, test: Tensor, processes: Processes, test_radii: Tensor | None = None
+) -> dict[str, Tensor]:
     """Precision and density of each sample, (N,), recall and coverage of each test image, (M,).
 
     The ball of an image reaches to its k-th nearest other image of the same set, k = NEIGHBOURS. Precision: whether
@@ -121,8 +137,10 @@ def neighbour_scores(features: Tensor, test: Tensor, processes: Processes) -> di
         features: of the samples, (N, d).
         test: of the test images, (M, d).
         processes: who shares the work.
+        test_radii: what `neighbour_radii` gives for the test images, where it is known.
     """
-    radii, test_radii = _radii(features, processes), _radii(test, processes)
+    radii = neighbour_radii(features, processes)
+    test_radii = neighbour_radii(test, processes) if test_radii is None else test_radii
     balls = torch.zeros(len(features), dtype=torch.int64, device=features.device)
     recall, coverage = [], []
     for rows in processes.share(len(test)).split(block_size(len(features))):
@@ -140,7 +158,7 @@ def neighbour_scores(features: Tensor, test: Tensor, processes: Processes) -> di
     }
 
 
-def _radii(features: Tensor, processes: Processes) -> Tensor:
+def neighbour_radii(features: Tensor, processes: Processes) -> Tensor:
     """The distance of each image to its k-th nearest other one, (N, d) -> (N,)."""
     radii = []
     for rows in processes.share(len(features)).split(block_size(len(features))):
@@ -155,6 +173,9 @@ def add_distances(
     scores: dict[str, Tensor],
     real_scores: dict[str, Tensor],
     counts: tuple[int, int, int],
+    names: Sequence[str] = NAMES,
+    suffix: str = "",
+    source: str = "",
 ) -> None:
     """Add the means of scores, with those of real images as references.
 
@@ -164,12 +185,16 @@ def add_distances(
         scores: of the samples; see `feature_scores`.
         real_scores: of as many real training images.
         counts: how many samples, test images and training images there were.
+        names: which of the metrics.
+        suffix: of their names.
+        source: how the samples were drawn, for their units, where it is not as the model does.
     """
     samples, images, reals = counts
-    all_of_them = f"{samples:,} samples vs {images:,} test images"
+    more = f"; {source}" if source else ""
+    all_of_them = f"{samples:,} samples vs {images:,} test images{more}"
     samples, images = min(samples, PAIRWISE), min(images, PAIRWISE)
     subsets, size = _subsets(samples, images)
-    pairs = f"{samples:,} samples vs {images:,} test images"
+    pairs = f"{samples:,} samples vs {images:,} test images{more}"
     units = {
         "frechet": f"squared distance of features, {all_of_them}",
         "kernel": f"squared MMD of features, mean ± spread of {subsets} subsets of {size:,}, {pairs}",
@@ -178,8 +203,8 @@ def add_distances(
         "density": f"neighbourhoods that a sample is in, over k = {NEIGHBOURS}, {pairs}",
         "coverage": f"share of test images, k = {NEIGHBOURS}, {pairs}",
     }
-    for name in NAMES:
-        metric = f"{name}_{space.name}"
+    for name in names:
+        metric = f"{name}_{space.name}{suffix}"
         if name not in scores:
             needed = 2 if name in ("frechet", "kernel") else NEIGHBOURS + 1
             metrics.undefined[metric] = f"it needs at least {needed} samples and {needed} test images"
@@ -192,6 +217,6 @@ def add_distances(
             reference=reference,
             reference_name="" if reference is None else f"{reals:,} real training images",
         )
-    kernel = f"kernel_{space.name}"
+    kernel = f"kernel_{space.name}{suffix}"
     if kernel in metrics.values and subsets > 1:
         metrics.values[kernel] = replace(metrics.values[kernel], standard_error=float(scores["kernel_spread"]))

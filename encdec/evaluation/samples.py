@@ -4,17 +4,27 @@ Sample i has noise e_i, a function of the run's seed and i alone, and the label 
 distributed as in the test split, with which samples are compared. All is drawn and measured in blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from encdec.evaluation import distances, diversity
 from encdec.evaluation.context import Context, block_size
-from encdec.evaluation.distances import PAIRWISE, Frechet, add_distances, feature_scores
+from encdec.evaluation.distances import (
+    OF_SAMPLERS,
+    PAIRWISE,
+    Frechet,
+    add_distances,
+    feature_scores,
+    neighbour_radii,
+)
 from encdec.evaluation.diversity import Moments, add_diversity
 from encdec.evaluation.features import FeatureSpace
 from encdec.evaluation.memorization import memorized
+from encdec.evaluation.samplers import Drawn
 from encdec.evaluation.view import DRAWS
 from encdec.types import Batch
 
@@ -25,15 +35,20 @@ _SEED = 0  # of the random order of images: the same in every run
 
 
 @torch.no_grad()
-def evaluate_samples(context: Context, space: FeatureSpace) -> None:
+def evaluate_samples(
+    context: Context, space: FeatureSpace, samplers: Mapping[str, Drawn] = MappingProxyType({})
+) -> None:
     """Add the metrics of `num_samples` samples, each with what as many real training images score.
 
     In the feature space, and named after it: `frechet_…`, `kernel_…`, `precision_…`, `recall_…`, `density_…` and
     `coverage_…`. In pixels: `sample_variance`, `sample_variance_z`, `sample_mean_distance` and `memorised`.
 
+    Of other samplers than the model's own the Fréchet distance, recall and coverage, with their names at the end.
+
     Args:
         context: the evaluation.
         space: the feature space.
+        samplers: by name; one that is the model's own is not measured again.
     """
     view, processes, advance = context.view, context.processes, context.advance
     device, numel, classes = view.device, context.numel, len(context.test.classes)
@@ -66,18 +81,32 @@ def evaluate_samples(context: Context, space: FeatureSpace) -> None:
     sampled.gather(processes)
     if not sampled.squares.isfinite().all():
         names = [*(f"{name}_{space.name}" for name in distances.NAMES), *diversity.NAMES, "memorised"]
+        names += [f"{name}_{space.name}_{sampler}" for sampler in samplers for name in OF_SAMPLERS]
         context.metrics.undefined |= dict.fromkeys(names, "the decoder's samples are not finite numbers")
         return
-    scores = feature_scores(frechet, features, test_features, processes)
+    test_radii = neighbour_radii(test_features, processes) if len(test_features) > distances.NEIGHBOURS else None
+    scores = feature_scores(frechet, features, test_features, processes, test_radii)
     advance(0.4)
     frechet.next_set()
     references = train_order[:num_samples]
     blocks = real("train", references)
     real_features = _collect(context.span(0.4, 0.5), frechet, space, blocks, len(references))
-    real_scores = feature_scores(frechet, real_features, test_features, processes)
-    advance(0.65)
+    real_scores = feature_scores(frechet, real_features, test_features, processes, test_radii)
+    advance(0.55)
     counts = (num_samples, len(test_order), len(references))
     add_distances(context.metrics, space, scores, real_scores, counts)
+    of_samplers = partial(add_distances, context.metrics, space, names=OF_SAMPLERS)
+    for name, sampler in samplers.items():
+        if sampler.ex_post is view.latent.ex_post:
+            of_sampler = scores
+        else:
+            with view.sampling_from(sampler.ex_post):
+                frechet.next_set()
+                blocks = drawn(processes.share(num_samples))
+                features = _collect(context.span(0.55, 0.65), frechet, space, blocks, num_samples)
+            of_sampler = feature_scores(frechet, features, test_features, processes, test_radii, OF_SAMPLERS)
+        of_samplers(of_sampler, real_scores, counts, suffix=f"_{name}", source=sampler.source)
+    advance(0.65)
 
     for _ in seen.watch(real("train", torch.arange(num_train))):
         pass

@@ -1,9 +1,13 @@
 """One view of every paradigm, as all evaluations see it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from encdec.objectives.noise import normal
+from encdec.objectives.priors import FittedPrior
 from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes, infers
 from encdec.types import Batch
 
@@ -27,13 +31,11 @@ class View:
 
     All of it runs without gradients unless a caller enables them, in evaluation mode, in the weights' precision.
 
-    Attributes:
-        dim: how many standard normal numbers make an image.
     """
 
     def __init__(self, paradigm: Paradigm) -> None:
         self.paradigm = paradigm
-        self.device, self.dim = paradigm.device, paradigm.noise_dim
+        self.device = paradigm.device
         self.reads_labels = self._reads_labels()
 
     @property
@@ -46,6 +48,20 @@ class View:
         """The paradigm, whose evaluation needs latents."""
         assert isinstance(self.paradigm, LatentVariable), "ask for latents of latent-variable models only"
         return self.paradigm
+
+    @property
+    def dim(self) -> int:
+        """How many standard normal numbers make an image."""
+        return self.paradigm.noise_dim
+
+    @contextmanager
+    def sampling_from(self, ex_post: FittedPrior | None) -> Iterator[None]:
+        """Draw latents from a density in place of the model's own, for a while; None for its prior."""
+        own, self.latent.ex_post = self.latent.ex_post, ex_post
+        try:
+            yield
+        finally:
+            self.latent.ex_post = own
 
     @property
     def smooth_dim(self) -> int:

@@ -138,7 +138,7 @@ class FittedGaussian(FittedPrior):
 
     def sample(self, noise: Tensor) -> Tensor:
         """See `Prior.sample`: mean + noise · axesᵀ."""
-        with _full_products(noise):
+        with full_products(noise):
             e = full_precision(noise)
             z: Tensor = self.mean.to(e) + e @ self.axes.to(e).T
         return z.to(noise.dtype)
@@ -196,7 +196,7 @@ class GaussianMixture(FittedPrior):
         cumulative = self.weights.to(e).cumsum(0)
         share = torch.special.ndtr(e[:, -1].detach()).clamp(max=1 - 2**-24)  # below 1, as the last edge is
         component = torch.searchsorted(cumulative / cumulative[-1], share, right=True)
-        with _full_products(noise):
+        with full_products(noise):
             scaled = torch.einsum("kij,bj->kbi", self.axes.to(e), e[:, :-1])
         rows = torch.arange(len(e), device=e.device)
         return (self.means.to(e)[component] + scaled[component, rows]).to(noise.dtype)
@@ -293,11 +293,11 @@ def _log_gaussians(z: Tensor, means: Tensor, axes: Tensor) -> Tensor:
     z = full_precision(z)
     means, axes = means.to(z), axes.to(z)
     std: Tensor = torch.linalg.vector_norm(axes, dim=1)  # (K, d)
-    with _full_products(z):
+    with full_products(z):
         e: Tensor = torch.einsum("bkj,kji->bki", z[:, None] - means, axes / std[:, None]) / std
     return log_normal(e) - std.log().sum(1)
 
 
-def _full_products(tensor: Tensor) -> torch.autocast:
+def full_products(tensor: Tensor) -> torch.autocast:
     """Where matrix products have the precision of their factors, whatever the training's is."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -110,7 +110,7 @@ class Gallery(View):
     """A "decoder" whose i-th sample is the i-th of some images, again from the first after the last."""
 
     def __init__(self, gallery: Tensor) -> None:
-        self.gallery, self.device, self.dim, self.reads_labels = gallery, CPU, 1, False
+        self.gallery, self.device, self.reads_labels = gallery, CPU, False
 
     def noise(self, draw: int, index: Tensor, dim: int | None = None) -> Tensor:
         return index.double().unsqueeze(1)

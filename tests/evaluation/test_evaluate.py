@@ -31,7 +31,9 @@ WITH_LATENTS = {"mse", "bce", "mse_optimized", "nll_bernoulli", "nll_bernoulli_b
 FLOORS = {"bce_floor", "bce_gap", "explained_variance"}
 TOLD_LESS = FLOORS | {"mse_floor", "mse_gap"}
 TOLD_THE_IMAGE = FLOORS | {"mse_mean_image", "mse_pca"}
-WITH_CODES = {"mse_encoder", "mse_amortisation_gap", "neighbours_encoder", "target_near_encoder"}
+SAMPLERS = {f"{name}_classifier_{sampler}" for name in ("frechet", "recall", "coverage")
+            for sampler in ("prior", "gaussian", "mixture")}  # fmt: skip
+WITH_CODES = SAMPLERS | {"mse_encoder", "mse_amortisation_gap", "neighbours_encoder", "target_near_encoder"}
 WITH_POSTERIOR = {"elbo_posterior", "elbo_amortisation_gap", "active_units"}
 OWN: dict[str, set[str]] = {
     "ae": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
@@ -107,7 +109,7 @@ def test_every_paradigm_is_scored_in_the_same_way(
         if not name.endswith("_floor") and "e_gap" not in name:
             assert f"{name} " in out
         assert run.Scalars(f"test/{name}")[-1].value == pytest.approx(figure["value"], rel=1e-5)
-        stem = re.sub(r"_(zeros|classifier)$", "", name)
+        stem = re.sub(r"_(zeros|classifier(_prior|_gaussian|_mixture)?)$", "", name)
         explained = rf"`{stem}(_zeros|_…)?`|`{re.sub('_[a-z]+$', '', stem)}_PAIRING`|`(…/|test/){stem}`|`…/{stem}`"
         assert re.search(explained, documented), f"{name} is explained nowhere"
     judged = "test/sample_variance" if config in ("energy_score", "gan") else "test/mse"
