@@ -54,6 +54,9 @@ OWN: dict[str, set[str]] = {
     "cvae": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
     "short_run": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE,
     "svi": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
+    "assignment": WITH_LATENTS | WITH_CODES | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "vad": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE | {"mse_paired", "neighbours_paired"},
+    "savae": WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_THE_IMAGE,
     "gan": set(),  # its images are made of noise, and no image has a latent
 }
 
