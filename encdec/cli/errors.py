@@ -163,7 +163,7 @@ def _no_class(wanted: str, kinds: list[type[Any]]) -> str:
     for kind in kinds:
         if abstract := plugins.abstract(kind, name):
             return f"{name} can't be used: it writes no {', no '.join(abstract)}."
-    known = f"; known are {', '.join(names)}" if len(names) < 30 else ""
+    known = f"; known are {', '.join(names)}" if len(names) < 50 else ""
     return f"there is no class {wanted!r}{suggestion(name, names)}{known}."
 
 

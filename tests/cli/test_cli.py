@@ -42,7 +42,9 @@ def test_later_configs_and_flags_win(cli: RunCLI, project: Path, capsys: pytest.
     config = printed(cli, capsys, "--config", "configs/vae.yaml", "--config", "layer.yaml", "--model.latent_dim=7")
     init_args = config["model"]["init_args"]  # type: ignore[index]
     assert (init_args["beta"], init_args["latent_dim"]) == (4.0, 7)
-    assert init_args["decoder"]["init_args"] == {"hidden": [512]}, "what a layer does not name stays"
+    assert init_args["decoder"]["init_args"] == {"hidden": [512], "activation": "relu"}, (
+        "what a layer does not name stays"
+    )
 
 
 def test_optimizer_and_scheduler_are_injected(cli: RunCLI, project: Path) -> None:

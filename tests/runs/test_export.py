@@ -43,7 +43,7 @@ def test_others_can_read_an_export_without_encdec(file: Path) -> None:
     state = contents(file)
     assert (held["format"], held["version"], held["step"], held["epoch"]) == (2, encdec.__version__, 2, 0)
     assert held["paradigm"] == "encdec.paradigms.VAE"
-    assert held["hyper_parameters"]["decoder"]["init_args"] == {"hidden": [4]}
+    assert held["hyper_parameters"]["decoder"]["init_args"] == {"hidden": [4], "activation": "relu"}
     assert held["metrics"] == state["metrics"]
     name = "decoder.layers.2.weight"
     start, end = header[name]["data_offsets"]

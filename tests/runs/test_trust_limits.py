@@ -87,7 +87,7 @@ def test_settings_of_a_huge_model_take_no_memory(change: dict[str, Any], run: Pa
     good = contents(path)
     good["hyper_parameters"] |= change
     if "_class_path" in change:
-        for name in ("encoder", "beta"):
+        for name in ("encoder", "beta", "warm_up", "free_bits"):
             del good["hyper_parameters"][name]
     torch.save(good, path)
     sentence = refused(lambda: encdec.load(path))
