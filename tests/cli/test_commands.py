@@ -163,9 +163,10 @@ def test_each_command_says_in_its_own_help_what_it_does(command: str, capsys: py
 
 
 def test_the_help_is_true(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    known = capsys.readouterr().out
+    for command in ("fit", "test"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = capsys.readouterr().out  # of both: some options are of one of them
     section = HELP.partition("among others:")[2].partition("examples:")[0]
     flags = re.findall(r"^  (--\w+)", section, re.MULTILINE)
     assert len(flags) >= 5
