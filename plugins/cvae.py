@@ -56,10 +56,7 @@ class CVAE(LatentVariable):
 
     def losses(self, batch: Batch) -> Losses:
         """`loss` = reconstruction term + β `kl`; `elbo` = −(reconstruction term + `kl`); nats per image."""
-        q = self.posterior(batch)
-        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
-        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
-        return Losses(nll + self.beta * kl, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
+        return self.elbo_losses(self.posterior(batch), batch, self.beta)
 
     def posterior(self, batch: Batch) -> DiagonalGaussian:
         """q(z|x, y)."""

@@ -105,10 +105,7 @@ class VGON(LatentVariable):
 
     def losses(self, batch: Batch) -> Losses:
         """`loss` = reconstruction term + `kl` = −`elbo`; nats per image."""
-        q = self.posterior(batch)
-        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
-        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
-        return Losses(nll + kl, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
+        return self.elbo_losses(self.posterior(batch), batch)
 
     def posterior(self, batch: Batch) -> DiagonalGaussian:
         """q(z|x)."""

@@ -88,7 +88,4 @@ class SAVAE(LatentVariable):
         return self.posterior(batch).mean
 
     def _free_energy(self, q: DiagonalGaussian, batch: Batch) -> Losses:
-        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
-        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
-        loss = nll + kl_weight(self, self.warm_up) * kl
-        return Losses(loss, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
+        return self.elbo_losses(q, batch, kl_weight(self, self.warm_up))

@@ -82,6 +82,6 @@ class ShortRun(LatentVariable):
             return nll - self.prior.log_prob(z)
 
         def noise() -> Tensor:
-            return out_of_inference(self.noise(batch.index, self.latent_dim))
+            return self.noise(batch.index, self.latent_dim)
 
-        return langevin(energy, out_of_inference(start), self.latent_steps, self.step_size, noise)
+        return langevin(energy, start, self.latent_steps, self.step_size, noise)

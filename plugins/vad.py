@@ -89,7 +89,4 @@ class VAD(LatentVariable):
         return DiagonalGaussian(*self.table.rows(batch.index).chunk(2, dim=1))
 
     def _free_energy(self, q: DiagonalGaussian, batch: Batch) -> Losses:
-        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
-        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
-        loss = nll + kl_weight(self, self.warm_up) * kl
-        return Losses(loss, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
+        return self.elbo_losses(q, batch, kl_weight(self, self.warm_up))

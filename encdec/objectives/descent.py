@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from encdec.objectives.search import out_of_inference
+from encdec.objectives.search import gradients_enabled, out_of_inference
 
 
 def descend(
@@ -43,9 +43,7 @@ def descend(
         The numbers, one tensor for each of `start`.
     """
     has_graph = torch.is_grad_enabled()
-    if torch.is_inference_mode_enabled():
-        torch.clear_autocast_cache()  # of weights cast in inference mode, which a gradient can't go through
-    with torch.inference_mode(False), torch.enable_grad():
+    with gradients_enabled():
         keeps = differentiable and has_graph
         begin = [out_of_inference(z) for z in start]
         numbers = [z if keeps and z.requires_grad else z.detach().requires_grad_() for z in begin]

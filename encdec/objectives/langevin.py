@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from encdec.objectives.search import gradient_step
 
 
 def langevin(
@@ -30,12 +31,7 @@ def langevin(
     Returns:
         The latents, detached, (B, d).
     """
-    if torch.is_inference_mode_enabled():
-        torch.clear_autocast_cache()  # of weights cast in inference mode, which a gradient can't go through
-    with torch.inference_mode(False), torch.enable_grad():
-        z = start.detach().clone()
-        for _ in range(steps):
-            z.requires_grad_()
-            (gradient,) = torch.autograd.grad(energy(z).sum(), z)  # the sum, so that images do not depend on each other
-            z = z.detach() - step_size**2 / 2 * gradient + step_size * noise()
-        return z
+    z = start.detach()
+    for _ in range(steps):
+        z = gradient_step(energy, z, step_size**2 / 2) + step_size * noise()
+    return z

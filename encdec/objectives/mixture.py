@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encdec.objectives.losses import full_precision
-from encdec.objectives.priors import Prior
+from encdec.objectives.priors import Prior, chosen_component, log_normal
 from encdec.types import require_positive
 
 
@@ -70,9 +70,7 @@ class LearnedMixture(Prior):
     def sample(self, noise: Tensor) -> Tensor:
         """See `Prior.sample`."""
         e = full_precision(noise)
-        cumulative = self.logits.detach().to(e).softmax(0).cumsum(0)
-        share = torch.special.ndtr(e[:, -1].detach()).clamp(max=1 - 2**-24)  # below 1, as the last edge is
-        component = torch.searchsorted(cumulative / cumulative[-1], share, right=True)
+        component = chosen_component(self.logits.detach().to(e).softmax(0), e[:, -1])
         std = (self.log_vars.to(e) / 2).exp()
         return (self.means.to(e)[component] + std[component] * e[:, :-1]).to(noise.dtype)
 
@@ -81,7 +79,7 @@ class LearnedMixture(Prior):
         z = full_precision(z)
         log_std = self.log_vars.to(z) / 2
         e = (z[:, None] - self.means.to(z)) * (-log_std).exp()
-        parts = -0.5 * (e.square() + math.log(2 * math.pi)).sum(2) - log_std.sum(1)
+        parts = log_normal(e) - log_std.sum(1)
         return torch.logsumexp(self.logits.to(z).log_softmax(0) + parts, dim=1)
 
     def log_hyperprior(self) -> Tensor:

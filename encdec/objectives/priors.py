@@ -193,9 +193,7 @@ class GaussianMixture(FittedPrior):
     def sample(self, noise: Tensor) -> Tensor:
         """See `Prior.sample`."""
         e = full_precision(noise)
-        cumulative = self.weights.to(e).cumsum(0)
-        share = torch.special.ndtr(e[:, -1].detach()).clamp(max=1 - 2**-24)  # below 1, as the last edge is
-        component = torch.searchsorted(cumulative / cumulative[-1], share, right=True)
+        component = chosen_component(self.weights.to(e), e[:, -1])
         with full_products(noise):
             scaled = torch.einsum("kij,bj->kbi", self.axes.to(e), e[:, :-1])
         rows = torch.arange(len(e), device=e.device)
@@ -273,6 +271,13 @@ class DiagonalGaussian(NamedTuple):
                 2,
             )
         return gaussian_kl(self.mean, self.log_var)
+
+
+def chosen_component(weights: Tensor, noise: Tensor) -> Tensor:
+    """Components with these probabilities as a function of standard normal numbers: (K,), (B,) -> (B,), int64."""
+    cumulative = weights.cumsum(0)
+    share = torch.special.ndtr(noise.detach()).clamp(max=1 - 2**-24)  # below 1, as the last edge is
+    return torch.searchsorted(cumulative / cumulative[-1], share, right=True)
 
 
 def log_normal(e: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor
 from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.losses import pixel_means
 from encdec.objectives.observations import Observation
-from encdec.objectives.priors import FittedPrior, Prior, StandardNormal
+from encdec.objectives.priors import DiagonalGaussian, FittedPrior, Prior, StandardNormal
 from encdec.paradigms.base import Paradigm
 from encdec.paradigms.protocols import encodes
-from encdec.types import Batch, UserError, require_positive
+from encdec.types import Batch, Losses, UserError, require_positive
 
 ExPostCallable = Callable[[int], FittedPrior]
 """Makes a density for latents of a size, to be fitted to those of the training images."""
@@ -63,6 +63,15 @@ class LatentVariable(Paradigm):
         if self.decodes_labels:
             z = torch.cat([F.one_hot(y, self.num_classes).to(z.dtype), z], dim=1)
         return self.decoder(z)
+
+    def elbo_losses(self, q: DiagonalGaussian, batch: Batch, kl_weight: float = 1.0) -> Losses:
+        """The negative ELBO of a posterior, at one sample of it, (B,): −log p(x|z) + `kl_weight` · KL(q ‖ p(z)).
+
+        Its terms are the reconstruction term, `kl`, and `elbo` with the full weight; all in nats per image.
+        """
+        logits = self.decode(q.sample(self.noise(batch.index, self.latent_dim)), batch.y)
+        nll, kl = self.observation.nll(logits, batch.x), q.kl(self.prior)
+        return Losses(nll + kl_weight * kl, {self.observation.term: nll, "kl": kl, "elbo": -(nll + kl)}, logits)
 
     def generate(self, noise: Tensor, y: Tensor) -> Tensor:
         """See `Paradigm.generate`."""

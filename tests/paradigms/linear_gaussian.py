@@ -21,9 +21,12 @@ class LinearGaussian(Observation):
 
     term = "nll"
 
+    def __init__(self, sigma: float = SIGMA) -> None:
+        self.sigma = sigma
+
     def nll(self, logits: Tensor, x: Tensor) -> Tensor:
         """−log N(x; logits, σ²I)."""
-        log_p: Tensor = torch.distributions.Normal(logits, SIGMA).log_prob(x)
+        log_p: Tensor = torch.distributions.Normal(logits, self.sigma).log_prob(x)
         return -log_p.flatten(1).sum(1)
 
     def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:

@@ -2,20 +2,19 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from encdec import plugins
 from encdec.data import Digits
 from encdec.networks import MLPDecoder
-from encdec.objectives.observations import Observation
 from encdec.paradigms import VAE
 from encdec.types import Batch, UserError
 from tests.conftest import ROOT
+from tests.paradigms.linear_gaussian import LinearGaussian
 
 plugins.load(ROOT / "plugins")
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 else:
     from encdec_plugins.iwae import IWAE
 
-SHAPE, DIM = (1, 8, 8), 3
+SHAPE, DIM, SIGMA = (1, 8, 8), 3, 1.0
 
 
 @pytest.fixture
@@ -77,21 +76,6 @@ def test_one_sample_is_the_vae_with_its_kl_by_that_sample(batch: Batch) -> None:
     torch.testing.assert_close(torch.stack(differences).mean(), torch.tensor(0.0), atol=0.02, rtol=0)
 
 
-class Linear(Observation):
-    """Gaussian pixels around the logits themselves, so that a linear decoder is a linear Gaussian model."""
-
-    term: ClassVar[str] = "nll"
-    sigma = 1.0
-
-    def nll(self, logits: Tensor, x: Tensor) -> Tensor:
-        nll: Tensor = -Normal(logits, self.sigma).log_prob(x).sum((1, 2, 3))
-        return nll
-
-    def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
-        nll: Tensor = -Normal(logits[None], self.sigma).log_prob(x[:, None]).sum((2, 3, 4))
-        return nll
-
-
 def test_the_bound_falls_with_k_to_the_exact_likelihood(batch: Batch) -> None:
     """−log p(x) of a linear Gaussian model is known, and q, here a wrong one, leaves a gap that K closes."""
     torch.manual_seed(0)
@@ -102,14 +86,14 @@ def test_the_bound_falls_with_k_to_the_exact_likelihood(batch: Batch) -> None:
             decoder=partial(MLPDecoder, hidden=()),
             latent_dim=DIM,
             num_posterior_samples=count,
-            observation=Linear,
+            observation=partial(LinearGaussian, SIGMA),
         )
         return model.eval()
 
     reference = made(1)
     layers: Any = reference.decoder.layers
     layer = layers[0]
-    cov = layer.weight @ layer.weight.T + Linear.sigma**2 * torch.eye(64)
+    cov = layer.weight @ layer.weight.T + SIGMA**2 * torch.eye(64)
     exact = -MultivariateNormal(layer.bias.detach(), cov.detach()).log_prob(batch.x.flatten(1)).mean()
     bounds = []
     for count in (1, 4, 16, 256, 4096):

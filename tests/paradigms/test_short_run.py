@@ -1,24 +1,22 @@
 """Langevin chains against the exact posterior of a linear Gaussian model, and chains that are stored."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import Normal
 from torch.optim import Adam
 
 from encdec import plugins
 from encdec.data import Digits
 from encdec.networks import MLPDecoder
 from encdec.objectives.langevin import langevin
-from encdec.objectives.observations import Observation
 from encdec.paradigms import StoredLatents, has_codes
 from encdec.testing import check_paradigm
 from encdec.testing.small import quiet_trainer, small_trainer
 from encdec.types import Batch, UserError
 from tests.conftest import ROOT
+from tests.paradigms.linear_gaussian import LinearGaussian
 
 plugins.load(ROOT / "plugins")
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 else:
     from encdec_plugins.short_run import ShortRun
 
-SHAPE, DIM = (1, 8, 8), 3
+SHAPE, DIM, SIGMA = (1, 8, 8), 3, 1.0
 
 
 @pytest.fixture
@@ -67,25 +65,10 @@ def test_it_runs_where_gradients_are_off(mode: Any, batch: Batch) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-class Linear(Observation):
-    """Gaussian pixels around the logits themselves, so that a linear decoder is a linear Gaussian model."""
-
-    term: ClassVar[str] = "nll"
-    sigma = 1.0
-
-    def nll(self, logits: Tensor, x: Tensor) -> Tensor:
-        nll: Tensor = -Normal(logits, self.sigma).log_prob(x).sum((1, 2, 3))
-        return nll
-
-    def nll_matrix(self, logits: Tensor, x: Tensor) -> Tensor:
-        nll: Tensor = -Normal(logits[None], self.sigma).log_prob(x[:, None]).sum((2, 3, 4))
-        return nll
-
-
 def test_chains_of_a_linear_model_end_at_its_posterior(batch: Batch) -> None:
     torch.manual_seed(0)
     decoder = partial(MLPDecoder, hidden=())
-    model = ShortRun(decoder, DIM, 400, 0.15, observation=Linear, image_shape=SHAPE).eval()
+    model = ShortRun(decoder, DIM, 400, 0.15, observation=partial(LinearGaussian, SIGMA), image_shape=SHAPE).eval()
     layers: Any = model.decoder.layers
     weight, bias = layers[0].weight.detach(), layers[0].bias.detach()
     covariance = torch.linalg.inv(torch.eye(DIM) + weight.T @ weight)
