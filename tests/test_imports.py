@@ -18,6 +18,7 @@ LAYERS = (
     ("evaluation",),
     ("runs",),
     ("callbacks",),
+    ("study",),
     ("cli",),
     ("testing", "__main__"),
 )

@@ -1,0 +1,1 @@
+"""A study: a grid of runs, from one file to one report."""

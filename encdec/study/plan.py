@@ -1,0 +1,274 @@
+"""The jobs of a study: what each one runs, where, and what its result depends on."""
+
+import ast
+import hashlib
+import itertools
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from encdec import __version__
+from encdec.files import expanded
+from encdec.study import state
+from encdec.study.spec import Study, as_json
+from encdec.types import UserError
+
+CACHE = Path("lightning_logs", "features")
+"""Where classifiers of training images are, which all studies and runs below a working directory share."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study, or one trial of its tuning.
+
+    Attributes:
+        paradigm: its name in the study.
+        data: the data set's name in the study.
+        seed: of the run.
+        folder: of the job.
+        fit: the arguments of `encdec fit`; none while what was tuned is not known yet.
+        test: the arguments of `encdec test`; none of a trial.
+        hash: SHA-256, in hexadecimal, of what determines the result; empty while what was tuned is not known yet.
+        trial: the number of a tuning trial; None for a run.
+        settings: what was tuned, or is tried: texts by setting.
+        by: how a trial is scored; see `encdec.study.spec.Tune`.
+    """
+
+    paradigm: str
+    data: str
+    seed: int
+    folder: Path
+    fit: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    hash: str = ""
+    trial: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    by: str = ""
+
+    @property
+    def name(self) -> str:
+        """As it is shown: `vae/fashion/seed_0`, `tuning/vae/fashion/trial_2`."""
+        place = f"{self.paradigm}/{self.data}/"
+        return f"{place}seed_{self.seed}" if self.trial is None else f"tuning/{place}trial_{self.trial}"
+
+    @property
+    def command(self) -> str:
+        """What it runs, as one line for a shell."""
+        commands = [("encdec", "fit", *self.fit)] + [("encdec", "test", *self.test)] * bool(self.test)
+        return " && ".join(map(shlex.join, commands))
+
+
+def jobs(study: Study) -> list[Job]:
+    """The runs of a study, in the order in which they run: data set by data set, seed by seed.
+
+    Where paradigms are tuned, those whose trials have not ended have neither arguments nor hash.
+
+    Raises:
+        UserError: the state of a trial can't be read.
+    """
+    return [
+        _job(study, paradigm, data, seed, found)
+        for data in study.data
+        for seed in study.seeds
+        for paradigm in study.paradigms
+        for found in (tuned(study, paradigm, data),)
+    ]
+
+
+def trials(study: Study) -> list[Job]:
+    """The trials of a study's tuning, in the order in which they run; none where it has no tuning."""
+    return [job for data in study.data for paradigm in study.paradigms for job in trials_of(study, paradigm, data)]
+
+
+def trials_of(study: Study, paradigm: str, data: str) -> list[Job]:
+    """The trials of one paradigm on one data set."""
+    if study.tune is None:
+        return []
+    found, grid = [], study.paradigms[paradigm].tune or study.tune.grid
+    for trial, values in enumerate(itertools.product(*grid.values())):
+        settings = dict(zip(grid, values, strict=True))
+        folder = study.folder / "tuning" / paradigm / data / f"trial_{trial}"
+        seed = study.seeds[0]
+        fit = arguments(study, paradigm, data, seed, folder, settings, study.tune.args)
+        found.append(
+            Job(
+                paradigm,
+                data,
+                seed,
+                folder,
+                fit,
+                (),
+                hash_of(fit, folder, study.tune.by),
+                trial,
+                settings,
+                study.tune.by,
+            )
+        )
+    return found
+
+
+def tuned(study: Study, paradigm: str, data: str) -> dict[str, str] | None:
+    """The settings of the trial with the lowest score, or of the first of several; None while a trial is not done.
+
+    Raises:
+        UserError: no trial has a score, because none had a finite loss; or a state can't be read.
+    """
+    if study.tune is None:
+        return {}
+    scores: dict[int, float] = {}
+    of_this = trials_of(study, paradigm, data)
+    for job in of_this:
+        found = state.read(job.folder)
+        if found is None or found.hash != job.hash or found.status != "done":
+            return None
+        if found.score is not None:
+            assert job.trial is not None
+            scores[job.trial] = found.score
+    if not scores:
+        raise UserError(
+            f"No trial of {paradigm} on {data} has a finite loss and score: try other values of "
+            f"{', '.join(of_this[0].settings)} in `tune` or in `paradigms.{paradigm}.tune`."
+        )
+    best = min(scores, key=lambda trial: (scores[trial], trial))
+    return dict(of_this[best].settings)
+
+
+def arguments(
+    study: Study,
+    paradigm: str,
+    data: str,
+    seed: int,
+    folder: Path,
+    settings: Mapping[str, str],
+    more: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """The arguments of `encdec fit`; of two that set the same, the one that is more specific comes later and wins.
+
+    Configs come before all other options, because a config replaces what options before it have set.
+    """
+    entry = study.paradigms[paradigm]
+    # in both, later ones win: a data set's config replaces the data of a paradigm's
+    parts = (entry.args, study.data[data], study.common, entry.data.get(data, ()), more)
+    configs, (of_paradigm, of_data, common, of_both, of_trials) = _configs_first(*parts)
+    return (
+        *configs,
+        *(*common, *of_data, *of_paradigm, *of_both, *of_trials),
+        *(arg for setting, value in settings.items() for arg in (f"--{setting}", value)),
+        *("--evaluation.cache_dir", CACHE.as_posix()),
+        *("--seed_everything", str(seed), "--name", paradigm, "--trainer.default_root_dir", folder.as_posix()),
+        "--resume",
+    )
+
+
+def run_folder(job: Job) -> Path:
+    """Where the run of a job is, as long as nothing but the study has written into its folder."""
+    return job.folder / "lightning_logs" / job.paradigm / "version_0"
+
+
+def _job(study: Study, paradigm: str, data: str, seed: int, settings: Mapping[str, str] | None) -> Job:
+    folder = study.folder / paradigm / data / f"seed_{seed}"
+    if settings is None:
+        return Job(paradigm, data, seed, folder)
+    fit = arguments(study, paradigm, data, seed, folder, settings)
+    job = Job(paradigm, data, seed, folder, fit, (), hash_of(fit, folder, "test"), None, settings)
+    checkpoint = run_folder(job) / "checkpoints" / "last.ckpt"
+    return Job(paradigm, data, seed, folder, fit, ("--ckpt_path", checkpoint.as_posix()), job.hash, None, settings)
+
+
+def _configs_first(*parts: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """All `--config FILE` of some lists of arguments, and what is left of each."""
+    configs, rests = [], []
+    for part in parts:
+        rest: list[str] = []
+        args = iter(part)
+        for arg in args:
+            if arg in ("--config", "-c"):
+                configs += ["--config", next(args, "")]
+            elif arg.startswith(("--config=", "-c=")):
+                configs += ["--config", arg.partition("=")[2]]
+            else:
+                rest.append(arg)
+        rests.append(rest)
+    return configs, rests
+
+
+def hash_of(fit: Sequence[str], folder: Path, then: str) -> str:
+    """SHA-256 of what determines a result, in hexadecimal.
+
+    The contents of configs rather than their paths; the options and the seed; encdec's version; the code of plugins,
+    without its comments and docstrings, whose classes are named. Not where the job lies.
+
+    Args:
+        fit: the arguments of `encdec fit`.
+        folder: of the job.
+        then: what follows the training: `test`, or how a trial is scored.
+
+    Raises:
+        UserError: a config is gone, or no YAML.
+    """
+    content, places = [], ("--resume", "--trainer.default_root_dir", folder.as_posix(), "--evaluation.cache_dir")
+    args = iter(arg for arg in fit if arg not in (*places, CACHE.as_posix()))
+    for arg in args:
+        content.append(_config(Path(expanded(next(args)))) if arg == "--config" else arg)
+    names = set(_class_names(content))
+    plugins = [_plugin(path, _stamp(path)) for path in sorted(Path("plugins").glob("*.py"))]
+    code = [syntax for classes, syntax in plugins if classes & names]
+    whole = as_json({"encdec": __version__, "fit": content, "then": then, "plugins": code})
+    return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}).", 2) from error
+    return found.st_mtime_ns, found.st_size
+
+
+def _config(path: Path) -> Any:
+    return _read_config(path.resolve(), _stamp(path))
+
+
+@cache
+def _read_config(path: Path, stamp: tuple[int, int]) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """All texts in settings that may be the name of a class, without the module."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for inner in value:
+            yield from _class_names(inner)
+    elif isinstance(value, str):
+        yield value.partition("=")[2].rpartition(".")[2] if value.startswith("-") else value.rpartition(".")[2]
+
+
+@cache
+def _plugin(path: Path, stamp: tuple[int, int]) -> tuple[frozenset[str], str]:
+    """The names of the classes that a plugin defines, and its syntax without comments and docstrings."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # what imports it says so
+        return frozenset(), ""
+    classes = frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
+    return classes, ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a docstring, or another text that does nothing."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
