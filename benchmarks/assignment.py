@@ -85,7 +85,7 @@ def measure(name: str, seed: int, data: Path) -> None:
     command("test", f"--ckpt_path={checkpoint}", f"--evaluation.parts={parts}", "--evaluation.num_images=2000",
             f"--evaluation.cache_dir={RUNS.parent / 'features'}")  # fmt: skip
     tested = json.loads(checkpoint.with_name("last.evaluation.json").read_text())
-    metrics = {key: metric["value"] for key, metric in tested["figures"].items()}
+    metrics = {key: metric["value"] for key, metric in tested["metrics"].items()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"row": name, "seed": seed, "epochs": epochs, "seconds": seconds, **metrics}, indent=1))
 

@@ -22,7 +22,7 @@ PANELS = {
 def values(runs: Path, name: str, metric: str) -> list[float]:
     """A metric of all seeds of a run."""
     found = sorted((runs / name).glob("version_*/checkpoints/last.evaluation.json"))
-    return [json.loads(path.read_text())["figures"][metric]["value"] for path in found]
+    return [json.loads(path.read_text())["metrics"][metric]["value"] for path in found]
 
 
 def main(runs: Path, image: Path) -> None:

@@ -147,7 +147,7 @@ def measure(name: str, fit_only: bool = False) -> None:
         "latent_milliseconds": latent_milliseconds(checkpoint),
         "settings": report["settings"],
         "versions": report["versions"],
-        "metrics": {key: metric["value"] for key, metric in report["figures"].items()},
+        "metrics": {key: metric["value"] for key, metric in report["metrics"].items()},
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")

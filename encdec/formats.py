@@ -2,22 +2,10 @@
 
 CHECKPOINT_FORMAT = 2
 """Of checkpoints and exports; raised when an older encdec would misread what this one writes."""
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 """Of the JSON of an evaluation; a change that readers would notice raises it."""
 REPORT_ENDING = ".evaluation.json"
 """last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
-RENAMED_METRICS = {
-    f"{stem}_optimised{rest}": f"{stem}_optimized{rest}"
-    for stem, rest in (
-        ("mse", ""),
-        ("elbo", ""),
-        ("nll", ""),
-        ("nll", "_ess"),
-        ("neighbours", ""),
-        ("active_units", ""),
-    )
-}
-"""What metrics were called in the reports of encdec 0.1, and what they are called since."""
 RENAMED_VALUES = {("mode", "colour"): "color"}
 """Settings and their values as encdec 0.1 called them, and what the values are called since."""
 

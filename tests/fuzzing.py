@@ -233,7 +233,7 @@ def _of_reports(folder: Path) -> Mutate:
         if draw.random() < 0.1:
             dumped, mutation = damaged(text, draw), "characters of the text"
         path.write_text(dumped, errors="surrogatepass")
-        extra = draw.choice([[], ["--markdown"], ["--figures", "all"]])
+        extra = draw.choice([[], ["--markdown"], ["--metrics", "all"]])
         return mutation, lambda: main(["compare", str(folder / "given" / "tiny"), *extra])
 
     return mutate

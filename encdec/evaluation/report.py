@@ -70,7 +70,7 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
     """
     row = {name: report[name] for name in ("name", "version", "paradigm", "seed", "checkpoint", "step")}
     row |= {"data": report["data"]["class"], "fingerprint": report["data"]["fingerprint"]}
-    for name, metric in report["figures"].items():
+    for name, metric in report["metrics"].items():
         row[name] = metric["value"]
         if "standard_error" in metric:
             row[f"{name}_standard_error"] = metric["standard_error"]

@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
 def report_of(name: str, seed: int = 0, /, mse: float = 0.1, **model: Any) -> dict[str, Any]:
     """A report as `test` writes them, of a run of 10 epochs."""
     return {
-        "format": 1, "name": name, "paradigm": "VAE", "seed": seed, "checkpoint": "last.ckpt", "step": 110,
+        "format": 2, "name": name, "paradigm": "VAE", "seed": seed, "checkpoint": "last.ckpt", "step": 110,
         "data": {"class": "Digits", "fingerprint": "6052a675"}, "precision": "32-true", "feature_space": "a CNN",
         "versions": {"encdec": "0.1.0", "torch": "2.15.0"}, "settings": {"num_images": 100, "cache_dir": None},
         "config": {
@@ -26,7 +26,7 @@ def report_of(name: str, seed: int = 0, /, mse: float = 0.1, **model: Any) -> di
                 "class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}, **model}},
             "data": {"class_path": "encdec.data.Digits", "init_args": {"batch_size": 128, "data_dir": "data"}},
         },
-        "figures": {"mse": {"value": mse, "unit": "per pixel", "reference": 0.5, "reference_name": "floor"}},
+        "metrics": {"mse": {"value": mse, "unit": "per pixel", "reference": 0.5, "reference_name": "floor"}},
     }  # fmt: skip
 
 

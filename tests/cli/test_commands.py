@@ -72,7 +72,7 @@ def test_compare_needs_no_torch(poisoned: dict[str, str], tmp_path: Path) -> Non
     (tmp_path / "rich.py").unlink()
     result = call(["compare", "--help"], poisoned)
     assert result.returncode == 0, result.stderr
-    assert "--figures" in result.stdout
+    assert "--metrics" in result.stdout
 
 
 def test_who_waits_at_a_terminal_is_told_for_what(poisoned: dict[str, str]) -> None:

@@ -13,28 +13,28 @@ from encdec.cli import compare
 from .reports import Capture, change, report_of, write
 
 
-def figure(to: Any) -> Callable[[dict[str, Any]], None]:
-    return change("figures", "mse", to=to)
+def metric(to: Any) -> Callable[[dict[str, Any]], None]:
+    return change("metrics", "mse", to=to)
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None] | str | bytes, str]] = {
-    "a figure that is null": (figure(None), "figures.mse is null, but it must be an object"),
-    "a figure that is a number": (figure(0.1), "figures.mse is 0.1, but it must be an object"),
-    "a figure that is a list": (figure([1]), "figures.mse is [1]"),
-    "a value that is text": (figure({"value": "0.1", "unit": "u"}), 'figures.mse.value is "0.1"'),
-    "a value that is null": (figure({"value": None, "unit": "u"}), "figures.mse.value is null"),
-    "a value that is true": (figure({"value": True, "unit": "u"}), "figures.mse.value is true"),
-    "a value that is a list": (figure({"value": [0.1], "unit": "u"}), "figures.mse.value is [0.1]"),
-    "a value that is huge": (figure({"value": 1e305, "unit": "u"}), "must lie within ±1e+300"),
-    "a value that is a huge integer": (figure({"value": 10**400, "unit": "u"}), "must lie within ±1e+300"),
-    "no value": (figure({"unit": "u"}), "figures.mse has no 'value'"),
-    "no unit": (figure({"value": 0.1}), "figures.mse has no 'unit'"),
-    "a unit that is a number": (figure({"value": 0.1, "unit": 3}), "figures.mse.unit is 3, but it must be text"),
-    "a reference that is text": (figure({"value": 1, "unit": "u", "reference": "x"}), "figures.mse.reference is"),
-    "a reference's name that is a list": (figure({"value": 1, "unit": "u", "reference_name": []}), "reference_name is"),
-    "an error that is null": (figure({"value": 1, "unit": "u", "standard_error": None}), "standard_error is null"),
-    "figures that are a list": (change("figures", to=[1, 2]), "figures is [1, 2], but it must be an object"),
-    "figures that are null": (change("figures", to=None), "figures is null"),
+    "a metric that is null": (metric(None), "metrics.mse is null, but it must be an object"),
+    "a metric that is a number": (metric(0.1), "metrics.mse is 0.1, but it must be an object"),
+    "a metric that is a list": (metric([1]), "metrics.mse is [1]"),
+    "a value that is text": (metric({"value": "0.1", "unit": "u"}), 'metrics.mse.value is "0.1"'),
+    "a value that is null": (metric({"value": None, "unit": "u"}), "metrics.mse.value is null"),
+    "a value that is true": (metric({"value": True, "unit": "u"}), "metrics.mse.value is true"),
+    "a value that is a list": (metric({"value": [0.1], "unit": "u"}), "metrics.mse.value is [0.1]"),
+    "a value that is huge": (metric({"value": 1e305, "unit": "u"}), "must lie within ±1e+300"),
+    "a value that is a huge integer": (metric({"value": 10**400, "unit": "u"}), "must lie within ±1e+300"),
+    "no value": (metric({"unit": "u"}), "metrics.mse has no 'value'"),
+    "no unit": (metric({"value": 0.1}), "metrics.mse has no 'unit'"),
+    "a unit that is a number": (metric({"value": 0.1, "unit": 3}), "metrics.mse.unit is 3, but it must be text"),
+    "a reference that is text": (metric({"value": 1, "unit": "u", "reference": "x"}), "metrics.mse.reference is"),
+    "a reference's name that is a list": (metric({"value": 1, "unit": "u", "reference_name": []}), "reference_name is"),
+    "an error that is null": (metric({"value": 1, "unit": "u", "standard_error": None}), "standard_error is null"),
+    "metrics that are a list": (change("metrics", to=[1, 2]), "metrics is [1, 2], but it must be an object"),
+    "metrics that are null": (change("metrics", to=None), "metrics is null"),
     "a name that is a list": (change("name", to=["vae"]), 'name is ["vae"], but it must be text'),
     "a name that is a number": (change("name", to=7), "name is 7"),
     "a seed that is text": (change("seed", to="0"), 'seed is "0", but it must be an integer'),
@@ -48,12 +48,14 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None] | str | bytes, str]] =
     "a config that is text": (change("config", to="model"), 'config is "model"'),
     "a checkpoint that is a number": (lambda report: None, ""),  # see below: write() sets it
     "a step that is text": (change("step", to="110"), 'step is "110"'),
-    "a newer format": (change("format", to=99), "its format is 99, but this encdec reads 1"),
+    "a newer format": (change("format", to=99), "its format is 99, but this encdec reads 2"),
+    "an older format": (change("format", to=1), "its format is 1, of an older encdec whose metrics mean other things"),
+    "no format": (lambda report: report.pop("format"), "it has no 'format'"),
     "a format that is text": (change("format", to="1"), 'format is "1"'),
     "a feature space that is a number": (change("feature_space", to=3), "feature_space is 3"),
     "a config that is deep": (change("config", to={"a": json.loads("[" * 90 + "]" * 90)}), "more deeply than 50"),
-    "an infinite value": ('{"name": "a", "seed": 0, "data": {}, "figures": {"mse": {"value": Infinity}}}', "Infinity"),
-    "a value that is no number": ('{"figures": {"mse": {"value": NaN}}}', "NaN is no number"),
+    "an infinite value": ('{"metrics": {"mse": {"value": Infinity}}}', "Infinity is no number"),
+    "a value that is no number": ('{"metrics": {"mse": {"value": NaN}}}', "NaN is no number"),
     "too many digits": ('{"seed": ' + "9" * 5000 + "}", "can't be read as an evaluation (ValueError)"),
     "deep JSON": ("[" * 100_000, "nested more deeply"),
     "deep objects": ('{"a":' * 100_000, "nested more deeply"),
@@ -139,11 +141,11 @@ def test_a_huge_file_is_not_read(tmp_path: Path, capsys: Capture) -> None:
     [
         (["nowhere"], "There is no 'nowhere'"),
         (["x" * 5000], "can't be looked into"),
-        ([".", "--figures="], "No run has a figure ''"),
-        ([".", "--figures=a\nb"], r"No run has a figure 'a\\nb'; known are mse."),
+        ([".", "--metrics="], "No run has a metric ''"),
+        ([".", "--metrics=a\nb"], r"No run has a metric 'a\\nb'; known are mse."),
         ([".", "--checkpoint="], "--checkpoint is empty"),
         ([".", "--markdow"], "no option --markdow; did you mean --markdown?"),
-        ([".", "--figures"], "expected one argument"),
+        ([".", "--metrics"], "expected one argument"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_exit_code_2(

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from encdec.cli import compare
+from encdec.evaluation.questions import QUESTIONS
 from tests.conftest import ENVIRONMENT, ROOT, RunCLI, encdec_in
 
 from .reports import Capture, report_of, table_of, write
 
+METRICS = [name for question in QUESTIONS for name in (question.headline[-1], *question.beside)]
 NAMES = [
     "vae[k=8]",
     "[bold]vae[/bold]",
@@ -33,9 +35,9 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_shown_as_they_are(name: str, tmp_path: Path, capsys: Capture) -> None:
     report = report_of(name)
-    report["figures"][f"f{name}"] = {"value": 0.125, "unit": name, "reference": 1, "reference_name": name}
+    report["metrics"][f"f{name}"] = {"value": 0.125, "unit": name, "reference": 1, "reference_name": name}
     write(tmp_path, report)
-    compare.main([str(tmp_path), "--figures=all"])
+    compare.main([str(tmp_path), "--metrics=all"])
     out = capsys.readouterr().out
     seen = {"line\nbreak": r"line\nbreak", "\x1b[31mred": r"\x1b[31mred", "\ud800": r"\ud800", "": "(no name)"}
     assert f"│ {seen.get(name, name)} " in out
@@ -72,8 +74,8 @@ def test_a_narrow_terminal_cuts_no_number(runs: int, tmp_path: Path) -> None:
     numbers = []
     for version in range(runs):
         report = report_of("vae", 0, beta=version)
-        for i, name in enumerate(compare.FIGURES):
-            report["figures"][name] = {"value": 0.12345 + version + 20 * i, "unit": "u"}
+        for i, name in enumerate(METRICS):
+            report["metrics"][name] = {"value": 0.12345 + version + 20 * i, "unit": "u"}
             numbers.append(f"{0.12345 + version + 20 * i:.5g}")
         write(tmp_path, report, version)
     for width in (80, 40, 20):
@@ -89,12 +91,12 @@ def test_a_narrow_terminal_cuts_no_number(runs: int, tmp_path: Path) -> None:
 def test_without_a_terminal_nothing_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     report = report_of("a name that is rather long, " * 5)
-    for name in compare.FIGURES:
-        report["figures"][name] = {"value": 0.12345, "unit": "u"}
+    for name in METRICS:
+        report["metrics"][name] = {"value": 0.12345, "unit": "u"}
     write(tmp_path, report)
     compare.main([str(tmp_path)])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert row.count("0.12345") == len(compare.FIGURES)
+    assert row.count("0.12345") == len(METRICS)
     assert row.count("a name that is rather long") == 5
 
 
@@ -121,22 +123,22 @@ def test_runs_of_one_name_with_other_settings_are_told_apart(cli: RunCLI, projec
 # ---------------------------------------------------------------------- means over seeds
 
 
-def write_report(folder: Path, name: str, seed: int, data: str = "d", **figures: float) -> None:
+def write_report(folder: Path, name: str, seed: int, data: str = "d", **metrics: float) -> None:
     path = folder / name / f"version_{seed}" / "checkpoints" / "last.evaluation.json"
     path.parent.mkdir(parents=True)
-    content = {figure: {"value": value, "unit": "per pixel"} for figure, value in figures.items()}
+    content = {metric: {"value": value, "unit": "per pixel"} for metric, value in metrics.items()}
     content |= {k: {**v, "reference": 0.5, "reference_name": "floor"} for k, v in content.items() if k == "mse"}
-    report = {"name": name, "seed": seed, "figures": content, "data": {"fingerprint": data}}
+    report = {"name": name, "seed": seed, "format": 2, "metrics": content, "data": {"fingerprint": data}}
     path.write_text(json.dumps(report))
 
 
 def test_compare_shows_mean_and_spread_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, mse in enumerate([0.1, 0.2, 0.3]):
-        write_report(tmp_path, "vae", seed, mse=mse, mse_encoder=1234.5 + seed)
+        write_report(tmp_path, "vae", seed, mse=mse, mse_posterior=1234.5 + seed)
     write_report(tmp_path, "noenc", 0, mse=0.5)
     compare.main([str(tmp_path), "--markdown"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "|  | seeds | mse | mse_encoder |"
+    assert lines[0] == "|  | seeds | mse | mse_posterior |"
     assert lines[2] == "| noenc | 1 | 0.5 |  |"
     assert lines[3] == "| vae | 3 | 0.2 ± 0.1 | 1236 ± 1 |"
     assert "mse: per pixel; to compare with: 0.5 floor" in lines
@@ -157,7 +159,7 @@ def test_compare_warns_of_runs_that_cant_be_compared(tmp_path: Path, capsys: pyt
         (["empty"], 1, "empty holds no last.evaluation.json: run `python -m encdec test"),
         (["damaged"], 1, "can't be read as an evaluation (JSONDecodeError)"),
         (["foreign"], 1, "can't be read as an evaluation (KeyError)"),
-        (["good", "--figures=mse,fid"], 2, "No run has a figure 'fid'; known are mse"),
+        (["good", "--metrics=mse,fid"], 2, "No run has a metric 'fid'; known are mse"),
     ],
 )
 def test_compare_says_what_is_wrong(
@@ -166,7 +168,7 @@ def test_compare_says_what_is_wrong(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_report(tmp_path / "good", "vae", 0, mse=0.1)
-    for name, text in {"damaged": '{"name": ', "foreign": '{"figures": {}}'}.items():
+    for name, text in {"damaged": '{"name": ', "foreign": '{"metrics": {}}'}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "last.evaluation.json").write_text(text)
     (tmp_path / "empty").mkdir()

@@ -94,7 +94,7 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "an export of nothing": (["export"], "export: the following arguments are required: checkpoint."),
     "an export of a run": (["export", "configs"], "no checkpoint 'configs'"),
     "unknown option of export": (["export", "x.ckpt", "--fil=y"], "export has no option --fil"),
-    "unknown option of compare": (["compare", "--figuers=mse"], "no option --figuers; did you mean --figures?"),
+    "unknown option of compare": (["compare", "--metrisc=mse"], "no option --metrisc; did you mean --metrics?"),
 }  # fmt: skip
 
 

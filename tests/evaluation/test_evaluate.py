@@ -68,7 +68,7 @@ def report_of(name: str, version: int = 0) -> dict[str, Any]:
 
 
 def values_of(report: dict[str, Any]) -> dict[str, float]:
-    return {name: figure["value"] for name, figure in report["figures"].items()}
+    return {name: metric["value"] for name, metric in report["metrics"].items()}
 
 
 def test_every_paradigm_has_its_place_among_the_tested() -> None:
@@ -97,21 +97,21 @@ def test_every_paradigm_is_scored_in_the_same_way(
     out, err = capfd.readouterr()
     assert err == ""
     report = report_of(config)
-    figures = report["figures"]
-    assert ALWAYS | OWN[config] <= figures.keys()
+    metrics = report["metrics"]
+    assert ALWAYS | OWN[config] <= metrics.keys()
     optional = WITH_LATENTS | WITH_CODES | WITH_POSTERIOR | TOLD_LESS | TOLD_THE_IMAGE
-    assert not (optional - OWN[config]) & figures.keys()
+    assert not (optional - OWN[config]) & metrics.keys()
     assert report["undefined"].keys() == (set() if OWN[config] else {"reconstruction", "likelihood"})
-    assert all(figure["unit"] for figure in figures.values()), "every number has a unit"
+    assert all(metric["unit"] for metric in metrics.values()), "every number has a unit"
     documented = (ROOT / "docs" / "evaluation.md").read_text() + (ROOT / "README.md").read_text()
     paradigm = encdec.load(f"lightning_logs/{config}/version_0/checkpoints/last.ckpt")
     documented += paradigm.losses.__doc__ or ""  # terms of its own
     run = events(f"lightning_logs/{config}/version_0")
-    for name, figure in figures.items():
-        assert np.isfinite(figure["value"])
+    for name, metric in metrics.items():
+        assert np.isfinite(metric["value"])
         if not name.endswith("_floor") and "e_gap" not in name:
             assert f"{name} " in out
-        assert run.Scalars(f"test/{name}")[-1].value == pytest.approx(figure["value"], rel=1e-5)
+        assert run.Scalars(f"test/{name}")[-1].value == pytest.approx(metric["value"], rel=1e-5)
         stem = re.sub(r"_(zeros|classifier(_prior|_gaussian|_mixture)?)$", "", name)
         explained = rf"`{stem}(_zeros|_…)?`|`{re.sub('_[a-z]+$', '', stem)}_PAIRING`|`(…/|test/){stem}`|`…/{stem}`"
         assert re.search(explained, documented), f"{name} is explained nowhere"
@@ -122,7 +122,7 @@ def test_every_paradigm_is_scored_in_the_same_way(
     assert pictures == {"test/interpolations", *of_latents}
     with open(f"lightning_logs/{config}/version_0/checkpoints/last.evaluation.csv") as file:
         (row,) = csv.DictReader(file)
-    assert {name: float(row[name]) for name in figures} == values_of(report)
+    assert {name: float(row[name]) for name in metrics} == values_of(report)
     assert row["paradigm"] == report["paradigm"]
 
 
@@ -153,7 +153,7 @@ def test_a_report_holds_all_that_repeats_it(cli: RunCLI, project: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["vae", "decoder"])
-def test_two_processes_give_the_figures_of_one(config: str, cli: RunCLI, project: Path) -> None:
+def test_two_processes_give_the_metrics_of_one(config: str, cli: RunCLI, project: Path) -> None:
     cli("fit", "--config", f"configs/{config}.yaml", *SHORT)
     checkpoint = f"lightning_logs/{config}/version_0/checkpoints/last.ckpt"
     cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.num_images=61")
@@ -176,9 +176,9 @@ def test_only_the_asked_for_parts_run(cli: RunCLI, project: Path, capsys: pytest
     assert "test/mse" in capsys.readouterr().out
     assert not list(project.rglob("*.evaluation.*"))
     cli("test", "--ckpt_path", checkpoint, "--evaluation.parts=[reconstruction]", *SMALL)
-    figures = values_of(report_of("vae_noenc"))
-    assert "mse_optimized" in figures
-    assert not {"nll_bernoulli", "memorised", "path_length"} & figures.keys()
+    metrics = values_of(report_of("vae_noenc"))
+    assert "mse_optimized" in metrics
+    assert not {"nll_bernoulli", "memorised", "path_length"} & metrics.keys()
 
 
 def test_what_is_not_at_hand_is_said_before_any_work(
@@ -200,11 +200,11 @@ def test_a_gaussian_observation_model_keeps_its_sigma(cli: RunCLI, project: Path
     cli("fit", "--config", "configs/vae.yaml", "--model.observation=Gaussian", "--model.observation.sigma=0.2", *SHORT)
     cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt", *SMALL,
         "--evaluation.parts=[likelihood]")  # fmt: skip
-    figures = report_of("vae")["figures"]
-    assert "σ = 0.2" in figures["nll_gaussian"]["unit"]
-    assert figures["nll_optimized"]["unit"].startswith("nats per image, gaussian")
+    metrics = report_of("vae")["metrics"]
+    assert "σ = 0.2" in metrics["nll_gaussian"]["unit"]
+    assert metrics["nll_optimized"]["unit"].startswith("nats per image, gaussian")
     # importance sampling can only tighten the bound, up to the noise of a few codes
-    assert figures["nll_gaussian"]["value"] < -figures["elbo_posterior"]["value"] + 0.5
+    assert metrics["nll_gaussian"]["value"] < -metrics["elbo_posterior"]["value"] + 0.5
 
 
 @pytest.mark.parametrize("case", ["constant images", "a class with one image", "four images"])
@@ -232,9 +232,9 @@ def test_degenerate_data_gives_sentences_and_never_a_nan(
         assert "nan" not in out.lower()
         for name, reason in report["undefined"].items():
             assert f"{name} is not defined here: {reason}" in out
-            assert name not in report["figures"]
+            assert name not in report["metrics"]
         if case == "constant images":
-            assert "explained_variance" not in report["figures"]
+            assert "explained_variance" not in report["metrics"]
             assert "sample_variance" in report["undefined"]
             assert "nothing to explain" in out
         if case == "four images":
@@ -260,7 +260,7 @@ def test_an_empty_split_is_a_sentence(
     assert err == "encdec: error: Digits: the test split is empty; it needs at least one image.\n"
 
 
-def test_an_unwritable_folder_loses_no_figures(
+def test_an_unwritable_folder_loses_no_metrics(
     cli: RunCLI, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli("fit", "--config", "configs/vae.yaml", *SHORT)

@@ -83,10 +83,10 @@ def test_validate_and_test_have_the_floors_of_what_they_measure(
         "--evaluation.num_images=8")  # fmt: skip
     out = capfd.readouterr().out
     assert "80 of its 359 images are measured" in out
-    figures = json.loads(Path(LAST).with_suffix(".evaluation.json").read_text())["figures"]
+    metrics = json.loads(Path(LAST).with_suffix(".evaluation.json").read_text())["metrics"]
     expected = pytest.approx(floor("test", 80), rel=1e-5)
-    assert figures["mse"]["reference"] == figures["mse_floor"]["value"] == expected
-    assert figures["mse"]["reference_name"] == "floor (mean image)"
+    assert metrics["mse"]["reference"] == metrics["mse_floor"]["value"] == expected
+    assert metrics["mse"]["reference_name"] == "floor (mean image)"
 
 
 @pytest.mark.parametrize("flag", ["--trainer.limit_train_batches=3", "--trainer.limit_train_batches=0.3"])

@@ -8,25 +8,13 @@ from typing import Any, NoReturn
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
 from encdec.cli.compare.reading import find, read
-from encdec.formats import RENAMED_METRICS
+from encdec.evaluation.questions import QUESTIONS
 from encdec.messages import fail, say, suggestion
 from encdec.text import printable
 from encdec.types import UserError
 
-__all__ = ["FIGURES", "Parser", "find", "main", "read", "rows", "summary"]
+__all__ = ["Parser", "find", "main", "read", "rows", "summary"]
 
-FIGURES = (
-    "mse",
-    "mse_encoder",
-    "mse_optimized",
-    "nll_bernoulli",
-    "elbo_posterior",
-    "frechet_classifier",
-    "precision_classifier",
-    "recall_classifier",
-    "sample_variance",
-)
-"""Shown if not asked for others, as far as the runs have them."""
 _MOST_DAMAGED = 10  # files that are named one by one
 _DECIDE = ("encdec", "torch", "torchmetrics")  # the packages whose versions may change a metric
 
@@ -74,15 +62,14 @@ def _compare(args: Sequence[str]) -> None:
     parser.add_argument(
         "--checkpoint", help="which checkpoint of each run (default: last, or best where last was not evaluated)"
     )
-    parser.add_argument("--figures", help="names of figures, separated by commas; 'all' shows every one")
+    parser.add_argument("--metrics", help="names of metrics, separated by commas; 'all' shows every one")
     parser.add_argument("--markdown", action="store_true", help="as a Markdown table")
     options = parser.parse_intermixed_args(args)
     if options.checkpoint is not None and not options.checkpoint.removesuffix(".ckpt"):
         raise UserError("--checkpoint is empty, but it must be the name of one, such as best.", 2)
     checkpoint = options.checkpoint and options.checkpoint.removesuffix(".ckpt")
     reports = _readable(options.paths, checkpoint)
-    known = list(dict.fromkeys(name for report in reports for name in report["figures"]))
-    wanted = _wanted(options.figures, known)
+    wanted = _wanted(options.metrics, reports)
     found = rows(reports)
     table = [["", "seeds", *map(printable, wanted)]]
     table += [[row.label, row.seeds(), *map(row.cell, wanted)] for row in found]
@@ -92,10 +79,10 @@ def _compare(args: Sequence[str]) -> None:
         from encdec.tables import print_numbers  # rich, which takes a while to import
 
         print_numbers(table)
-    for figure in wanted:
-        print(f"{printable(figure)}: {_reference(reports, figure)}")
+    for metric in wanted:
+        print(f"{printable(metric)}: {_reference(reports, metric)}")
     if not wanted:
-        print("No run has one of the figures that are shown: --figures all shows those that there are.")
+        print("No run has one of the metrics that are shown: --metrics all shows those that there are.")
     for line in (*(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
         print(line)
 
@@ -122,26 +109,33 @@ def _readable(paths: Sequence[str], checkpoint: str | None) -> list[dict[str, An
     return reports
 
 
-def _wanted(figures: str | None, known: list[str]) -> list[str]:
-    if figures is None:
-        return [name for name in FIGURES if name in known]
-    if figures == "all":
+def _headlines(reports: list[dict[str, Any]]) -> list[str]:
+    """What answers each question in any of the reports, and what is shown beside it."""
+    found: list[str] = []
+    for question in QUESTIONS:
+        found += [name for report in reports if (name := question.answer(report["metrics"])) is not None]
+        found += [name for name in question.beside if any(name in report["metrics"] for report in reports)]
+    return list(dict.fromkeys(found))
+
+
+def _wanted(metrics: str | None, reports: list[dict[str, Any]]) -> list[str]:
+    known = list(dict.fromkeys(name for report in reports for name in report["metrics"]))
+    if metrics is None:
+        return _headlines(reports)
+    if metrics == "all":
         return known
-    named = [name.strip() for name in figures.split(",")]
-    for name in named:
-        if name in RENAMED_METRICS:
-            say(f"--figures: {name} is called {RENAMED_METRICS[name]} since encdec 0.2; take that name.")
-    wanted = list(dict.fromkeys(RENAMED_METRICS.get(name, name) for name in named))
+    named = [name.strip() for name in metrics.split(",")]
+    wanted = list(dict.fromkeys(named))
     for name in wanted:
         if name not in known:
             names = printable(", ".join(known)) or "none"
-            raise UserError(f"No run has a figure {printable(name)!r}; known are {names}.", 2)
+            raise UserError(f"No run has a metric {printable(name)!r}; known are {names}.", 2)
     return wanted
 
 
-def _reference(reports: list[dict[str, Any]], figure: str) -> str:
-    """The unit of a figure and what to compare it with, over all runs."""
-    found = [report["figures"][figure] for report in reports if figure in report["figures"]]
+def _reference(reports: list[dict[str, Any]], metric: str) -> str:
+    """The unit of a metric and what to compare it with, over all runs."""
+    found = [report["metrics"][metric] for report in reports if metric in report["metrics"]]
     units = list(dict.fromkeys(printable(one["unit"]) for one in found))
     beside = list(
         dict.fromkeys(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encdec.formats import RENAMED_VALUES
 from encdec.text import printable
 
 _RUN = ("model", "data", "trainer")
@@ -66,7 +65,7 @@ class Row:
         found = []
         for seed, reports in self.by_seed.items():
             if len(reports) > 1:
-                metrics = {name for report in reports for name in report["figures"]}
+                metrics = {name for report in reports for name in report["metrics"]}
                 same = all(len({_value(report, name) for report in reports}) == 1 for name in metrics)
                 found.append(
                     f"{self.label}: {len(reports)} runs have the seed {printable(str(seed), 20)} and the same settings"
@@ -134,8 +133,8 @@ def summary(values: Sequence[float | None]) -> str:
         return f"{middle:.5g}"
     digits = -math.floor(math.log10(spread))
     if digits > 8 or max(abs(middle), spread) >= 1e8:
-        figures = max(math.floor(math.log10(abs(middle))) + digits, 0) if middle else 0
-        return f"{middle:.{min(figures, 15)}e} ± {spread:.0e}"
+        digits = max(math.floor(math.log10(abs(middle))) + digits, 0) if middle else 0
+        return f"{middle:.{min(digits, 15)}e} ± {spread:.0e}"
     digits = max(digits, 0)
     return f"{middle:.{digits}f} ± {spread:.{digits}f}"
 
@@ -147,14 +146,12 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def _value(report: Mapping[str, Any], metric: str) -> float | None:
-    found = report["figures"].get(metric)
+    found = report["metrics"].get(metric)
     return None if found is None else float(found["value"])
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
     """Nested settings with one name each; a class by its short name, its arguments below it."""
-    if isinstance(value, str):
-        return {name: RENAMED_VALUES.get((name.rpartition(".")[2], value), value)}
     if not isinstance(value, Mapping):
         return {name: value}
     flat: dict[str, Any] = {}

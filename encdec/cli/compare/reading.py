@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from encdec.files import expanded
-from encdec.formats import RENAMED_METRICS, REPORT_ENDING, REPORT_FORMAT
+from encdec.formats import REPORT_ENDING, REPORT_FORMAT
 from encdec.text import printable
 from encdec.types import UserError
 
@@ -16,9 +16,9 @@ _DEFAULT = ("last", "best")  # which checkpoint's report is taken of each run, i
 _LARGEST_FILE = 16 << 20  # bytes; a report has some 20 thousand
 _LARGEST_VALUE = 1e300  # so that sums over runs stay finite
 _DEEPEST = 50
-_REQUIRED = {"name": str, "seed": int, "figures": dict, "data": dict}
+_REQUIRED = {"name": str, "seed": int, "metrics": dict, "data": dict}
 _OPTIONAL = {
-    "format": int, "version": str, "paradigm": str, "checkpoint": str, "step": int, "precision": str,
+    "version": str, "paradigm": str, "checkpoint": str, "step": int, "precision": str,
     "feature_space": str, "settings": dict, "config": dict, "versions": dict,
 }  # fmt: skip
 _TYPES = {str: "text", int: "an integer", dict: "an object"}
@@ -49,7 +49,7 @@ def find(paths: Iterable[str], checkpoint: str | None) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report, checked as a whole, with today's names; its `checkpoint` is the stem of the checkpoint's file.
+    """A report, checked as a whole; its `checkpoint` is the stem of the checkpoint's file.
 
     Raises:
         UserError: it can't be read, or it is not a report; the sentence says what is wrong.
@@ -67,7 +67,6 @@ def read(path: Path) -> dict[str, Any]:
             f"{_shown(path)} can't be read as an evaluation ({type(error).__name__}): "
             f"{printable(problem or 'unknown reason', 200)}; write it again by `python -m encdec test`."
         ) from error
-    report["figures"] = {RENAMED_METRICS.get(name, name): metric for name, metric in report["figures"].items()}
     report["checkpoint"] = Path(report.get("checkpoint") or path.name.removesuffix(REPORT_ENDING)).stem
     return report
 
@@ -122,6 +121,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check(report: Any) -> None:
     _check_depth(report)
     _is(report, dict, "the report")
+    if "format" not in report:
+        raise KeyError("it has no 'format'")
+    _is(report["format"], int, "format")
+    if report["format"] < REPORT_FORMAT:
+        raise ValueError(
+            f"its format is {report['format']}, of an older encdec whose metrics mean other things, but this one reads "
+            f"{REPORT_FORMAT}"
+        )
+    if report["format"] > REPORT_FORMAT:
+        raise ValueError(f"its format is {report['format']}, but this encdec reads {REPORT_FORMAT}")
     for name, kind in _REQUIRED.items():
         if name not in report:
             raise KeyError(f"it has no {name!r}")
@@ -129,8 +138,6 @@ def _check(report: Any) -> None:
     for name, kind in _OPTIONAL.items():
         if name in report:
             _is(report[name], kind, name)
-    if report.get("format", REPORT_FORMAT) > REPORT_FORMAT:
-        raise ValueError(f"its format is {report['format']}, but this encdec reads {REPORT_FORMAT}")
     if "fingerprint" not in report["data"]:
         raise KeyError("data has no 'fingerprint'")
     _is(report["data"]["fingerprint"], str, "data.fingerprint")
@@ -140,17 +147,17 @@ def _check(report: Any) -> None:
     without_effect = report["data"].get("without_effect", [])
     if not (isinstance(without_effect, list) and all(isinstance(name, str) for name in without_effect)):
         raise TypeError(f"data.without_effect is {_brief(without_effect)}, but it must be a list of texts")
-    for name, figure in report["figures"].items():
-        where = f"figures.{name}"
-        _is(figure, dict, where)
+    for name, metric in report["metrics"].items():
+        where = f"metrics.{name}"
+        _is(metric, dict, where)
         for key in ("value", "unit"):
-            if key not in figure:
+            if key not in metric:
                 raise KeyError(f"{where} has no {key!r}")
         for key in ("value", "standard_error", "reference"):
-            if key in figure:
-                _is_number(figure[key], f"{where}.{key}")
+            if key in metric:
+                _is_number(metric[key], f"{where}.{key}")
         for key in ("unit", "reference_name"):
-            _is(figure.get(key, ""), str, f"{where}.{key}")
+            _is(metric.get(key, ""), str, f"{where}.{key}")
 
 
 def _check_depth(report: Any) -> None:
