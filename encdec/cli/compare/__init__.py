@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
-from encdec.cli.compare.reading import find, read
 from encdec.evaluation.questions import QUESTIONS
+from encdec.evaluation.reading import find, read
 from encdec.messages import fail, say, suggestion
 from encdec.text import printable
 from encdec.types import UserError
