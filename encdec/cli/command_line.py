@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,6 @@ from encdec.runs import checkpoints, folders, history, identity, starts, trainin
 from encdec.training import signals
 from encdec.types import UserError
 
-# the default settings of some of Lightning's callbacks are members of an Enum, which a config names by their value
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 _GROUPS: dict[str, type] = {"trainer": pl.Trainer, **run_config.CALLBACKS}
 """The class whose settings each group of them holds."""
 
@@ -58,11 +55,12 @@ class CLI(LightningCLI):
 
     Args:
         command: the one that is called; parsers of the others are not built.
+        callbacks: beyond those that its config names.
         kwargs: of `LightningCLI`.
     """
 
-    def __init__(self, command: str, **kwargs: Any) -> None:
-        self._command = command
+    def __init__(self, command: str, callbacks: Sequence[pl.Callback] = (), **kwargs: Any) -> None:
+        self._command, self._callbacks = command, callbacks
         self._differing: list[str] = []
         super().__init__(**kwargs)
 
@@ -211,7 +209,7 @@ class CLI(LightningCLI):
         if config.logger is None or config.logger is True:
             kwargs["logger"] = RunLogger(self._start.folder)
         self._signals = signals.Signals(_save)
-        callbacks: list[pl.Callback] = [self._signals, Header(), ShowAverages()]
+        callbacks: list[pl.Callback] = [self._signals, Header(), ShowAverages(), *self._callbacks]
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
             before = identity_in(self._start.contents, self._start.checkpoint)
@@ -326,11 +324,12 @@ class CLI(LightningCLI):
             raise
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None, callbacks: Sequence[pl.Callback] = ()) -> None:
     """Run the command line: `python -m encdec`, the console script `encdec`, tests and notebooks.
 
     Args:
         args: what follows `encdec`; taken from sys.argv if None.
+        callbacks: which watch what `fit`, `validate`, `test` or `predict` do, beyond those that the config names.
 
     Raises:
         SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr
@@ -341,7 +340,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         with process.unchanged():
-            _run(args)
+            _run(args, callbacks)
     except KeyboardInterrupt:  # before or after the training
         raise SystemExit(130) from None
     except Exception as error:
@@ -350,7 +349,7 @@ def main(args: Sequence[str] | None = None) -> None:
         endings.end(error)
 
 
-def _run(args: list[str]) -> None:
+def _run(args: list[str], callbacks: Sequence[pl.Callback]) -> None:
     for problem in plugins.load():
         say(problem)
     if args[0] == "export":
@@ -358,6 +357,7 @@ def _run(args: list[str]) -> None:
         return
     CLI(
         args[0],
+        callbacks,
         model_class=Paradigm,
         datamodule_class=DataModule,
         subclass_mode_model=True,

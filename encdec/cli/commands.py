@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "Write samples, reconstructions and interpolations to files.",
     "export": "Write the weights of a checkpoint as safetensors, for other programs and people.",
     "compare": "Put evaluations of runs side by side: mean and spread over seeds.",
+    "study": "Run all of a file's paradigms, data sets and seeds, and report on them.",
 }
 """What each command does, in one line."""
 
@@ -69,6 +70,10 @@ def answer(args: Sequence[str]) -> bool:
         from encdec.cli.compare import main as compare
 
         compare(args[1:])
+    elif command == "study":
+        from encdec.cli.study import main as study
+
+        study(args[1:])
     elif command in COMMANDS:
         return False
     elif command.startswith("-"):

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ class Job:
         seed: of the run.
         folder: of the job.
         fit: the arguments of `encdec fit`; none while what was tuned is not known yet.
-        test: the arguments of `encdec test`; none of a trial.
+        test: the arguments of `encdec test`, or of a trial those of `encdec validate`.
         hash: SHA-256, in hexadecimal, of what determines the result; empty while what was tuned is not known yet.
         trial: the number of a tuning trial; None for a run.
         settings: what was tuned, or is tried: texts by setting.
-        by: how a trial is scored; see `encdec.study.spec.Tune`.
+        by: how a trial is scored, see `encdec.study.spec.Tune`; empty for a run.
+        blocked: why it can't run yet, as a clause; empty where it can.
     """
 
     paradigm: str
@@ -49,6 +50,7 @@ class Job:
     trial: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     by: str = ""
+    blocked: str = ""
 
     @property
     def name(self) -> str:
@@ -59,25 +61,34 @@ class Job:
     @property
     def command(self) -> str:
         """What it runs, as one line for a shell."""
-        commands = [("encdec", "fit", *self.fit)] + [("encdec", "test", *self.test)] * bool(self.test)
-        return " && ".join(map(shlex.join, commands))
+        then = "test" if self.trial is None else "validate"
+        return " && ".join(map(shlex.join, [("encdec", "fit", *self.fit), ("encdec", then, *self.test)]))
 
 
 def jobs(study: Study) -> list[Job]:
     """The runs of a study, in the order in which they run: data set by data set, seed by seed.
 
-    Where paradigms are tuned, those whose trials have not ended have neither arguments nor hash.
+    Those of a paradigm whose tuning has not ended have no arguments yet.
 
     Raises:
         UserError: the state of a trial can't be read.
     """
+    tunings = {(paradigm, data): tuning(study, paradigm, data) for data in study.data for paradigm in study.paradigms}
     return [
-        _job(study, paradigm, data, seed, found)
+        run_of(study, paradigm, data, seed, tunings[paradigm, data])
         for data in study.data
         for seed in study.seeds
         for paradigm in study.paradigms
-        for found in (tuned(study, paradigm, data),)
     ]
+
+
+def run_of(study: Study, paradigm: str, data: str, seed: int, tuned: "Tuning") -> Job:
+    """One run of a study, with what came out of its paradigm's tuning."""
+    folder = study.folder / paradigm / data / f"seed_{seed}"
+    if tuned.settings is None:
+        return Job(paradigm, data, seed, folder, blocked=tuned.missing)
+    fit = arguments(study, paradigm, data, seed, folder, tuned.settings)
+    return _complete(Job(paradigm, data, seed, folder, fit, settings=tuned.settings))
 
 
 def trials(study: Study) -> list[Job]:
@@ -89,53 +100,54 @@ def trials_of(study: Study, paradigm: str, data: str) -> list[Job]:
     """The trials of one paradigm on one data set."""
     if study.tune is None:
         return []
-    found, grid = [], study.paradigms[paradigm].tune or study.tune.grid
+    found, grid, seed = [], study.paradigms[paradigm].tune or study.tune.grid, study.seeds[0]
     for trial, values in enumerate(itertools.product(*grid.values())):
         settings = dict(zip(grid, values, strict=True))
         folder = study.folder / "tuning" / paradigm / data / f"trial_{trial}"
-        seed = study.seeds[0]
         fit = arguments(study, paradigm, data, seed, folder, settings, study.tune.args)
-        found.append(
-            Job(
-                paradigm,
-                data,
-                seed,
-                folder,
-                fit,
-                (),
-                hash_of(fit, folder, study.tune.by),
-                trial,
-                settings,
-                study.tune.by,
-            )
-        )
+        job = Job(paradigm, data, seed, folder, fit, trial=trial, settings=settings, by=study.tune.by)
+        found.append(_complete(job))
     return found
 
 
-def tuned(study: Study, paradigm: str, data: str) -> dict[str, str] | None:
-    """The settings of the trial with the lowest score, or of the first of several; None while a trial is not done.
+@dataclass(frozen=True)
+class Tuning:
+    """What came out of the trials of one paradigm on one data set.
+
+    Attributes:
+        settings: of the trial with the lowest score, the first one of several; None while there is none.
+        missing: why there is none, as a clause.
+        trial: the number of that trial; None without tuning.
+        score: of that trial.
+    """
+
+    settings: dict[str, str] | None
+    missing: str = ""
+    trial: int | None = None
+    score: float | None = None
+
+
+def tuning(study: Study, paradigm: str, data: str) -> Tuning:
+    """What came out of the trials of a paradigm on a data set; no settings at all where a study has no tuning.
 
     Raises:
-        UserError: no trial has a score, because none had a finite loss; or a state can't be read.
+        UserError: the state of a trial can't be read.
     """
     if study.tune is None:
-        return {}
+        return Tuning({})
     scores: dict[int, float] = {}
     of_this = trials_of(study, paradigm, data)
-    for job in of_this:
+    for trial, job in enumerate(of_this):
         found = state.read(job.folder)
         if found is None or found.hash != job.hash or found.status != "done":
-            return None
+            return Tuning(None, f"{job.name} has not ended")
         if found.score is not None:
-            assert job.trial is not None
-            scores[job.trial] = found.score
+            scores[trial] = found.score
     if not scores:
-        raise UserError(
-            f"No trial of {paradigm} on {data} has a finite loss and score: try other values of "
-            f"{', '.join(of_this[0].settings)} in `tune` or in `paradigms.{paradigm}.tune`."
-        )
+        tried = ", ".join(of_this[0].settings)
+        return Tuning(None, f"no trial has a finite loss and score: try other values of {tried}")
     best = min(scores, key=lambda trial: (scores[trial], trial))
-    return dict(of_this[best].settings)
+    return Tuning(dict(of_this[best].settings), "", best, scores[best])
 
 
 def arguments(
@@ -165,19 +177,11 @@ def arguments(
     )
 
 
-def run_folder(job: Job) -> Path:
-    """Where the run of a job is, as long as nothing but the study has written into its folder."""
-    return job.folder / "lightning_logs" / job.paradigm / "version_0"
-
-
-def _job(study: Study, paradigm: str, data: str, seed: int, settings: Mapping[str, str] | None) -> Job:
-    folder = study.folder / paradigm / data / f"seed_{seed}"
-    if settings is None:
-        return Job(paradigm, data, seed, folder)
-    fit = arguments(study, paradigm, data, seed, folder, settings)
-    job = Job(paradigm, data, seed, folder, fit, (), hash_of(fit, folder, "test"), None, settings)
-    checkpoint = run_folder(job) / "checkpoints" / "last.ckpt"
-    return Job(paradigm, data, seed, folder, fit, ("--ckpt_path", checkpoint.as_posix()), job.hash, None, settings)
+def _complete(job: Job) -> Job:
+    """The same job with its hash, and with what follows its training."""
+    checkpoint = job.folder / "lightning_logs" / job.paradigm / "version_0" / "checkpoints" / "last.ckpt"
+    digest = hash_of(job.fit, job.folder, job.by or "test")
+    return replace(job, test=("--ckpt_path", checkpoint.as_posix()), hash=digest)
 
 
 def _configs_first(*parts: Sequence[str]) -> tuple[list[str], list[list[str]]]:

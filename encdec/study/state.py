@@ -13,6 +13,8 @@ FORMAT = 1
 """Of the file; raised when an older encdec would misread it."""
 FILE = "state.json"
 """The file's name in the folder of a job."""
+LOG = "output.log"
+"""What both commands of a job printed, beside it."""
 Status = Literal["pending", "running", "stopped", "failed", "done"]
 """`stopped` is what a signal ended, or a process that vanished: it goes on where it was, as `failed` does."""
 Stage = Literal["fit", "test"]
@@ -30,7 +32,7 @@ class JobState:
         status: where it is.
         stage: what is done next or now: `test` once the training is complete.
         fit: the arguments of `encdec fit`.
-        test: the arguments of `encdec test`; of a tuning trial none.
+        test: the arguments of `encdec test`, or of a tuning trial those of `encdec validate`.
         command: the same as one line for a shell.
         attempts: how often it was begun.
         pid: process of the last attempt.
@@ -47,7 +49,8 @@ class JobState:
         error: the last line of what it said, if it failed.
         checkpoint: path of the run's last.ckpt, relative to the job's folder; empty until there is a run.
         versions: of encdec, Python and packages.
-        settings: of a tuning trial, what it tries: texts by setting.
+        settings: what was tuned, or of a tuning trial what it tries: texts by setting.
+        by: of a tuning trial, how it is scored; empty for a run.
         score: of a tuning trial, lower is better; None until it is known, and for one whose loss is not finite.
     """
 
@@ -76,6 +79,7 @@ class JobState:
     checkpoint: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    by: str = ""
     score: float | None = None
 
 

@@ -12,6 +12,10 @@ from torch import Tensor
 from encdec.types import UserError
 
 
+class NotFiniteError(UserError):
+    """Training made a loss or weights that are not finite."""
+
+
 def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stage: str, where: str) -> None:
     """Check the means of some terms.
 
@@ -22,7 +26,8 @@ def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stag
         where: the step or steps, for the error.
 
     Raises:
-        UserError: one is not finite; the sentence names the term that made the loss so, if there is one.
+        UserError: one is not finite; the sentence names the term that made the loss so, if there is one; in a training
+            it is a `NotFiniteError`.
     """
     values = {name: value.detach().mean().item() for name, value in means.items()}
     names = sorted(
@@ -34,7 +39,7 @@ def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stag
     found = f"{type(module).__name__}: the {stage} {names[0]} is {values[names[0]]}"
     if module.trainer.state.fn != TrainerFn.FITTING:
         raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
-    raise UserError(
+    raise NotFiniteError(
         f"{found} at {where}, so the run is stopped; its checkpoints are from before. "
         "Try a lower learning rate or another precision."
     )
@@ -49,11 +54,11 @@ class FiniteWeights(pl.Callback):
         """Check all weights.
 
         Raises:
-            UserError: one is not finite.
+            NotFiniteError: one is not.
         """
         for name, weights in pl_module.state_dict().items():
             if not torch.isfinite(weights).all():
-                raise UserError(
+                raise NotFiniteError(
                     f"{type(pl_module).__name__}: {name} is not finite after step {trainer.global_step}, so the run is "
                     "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
                 )

@@ -1,0 +1,113 @@
+"""`python -m encdec study`: a grid of runs, from one file to one report."""
+
+import sys
+from collections.abc import Sequence
+
+from encdec.cli.commands import COMMANDS
+from encdec.cli.study import child
+from encdec.messages import fail, say, suggestion
+from encdec.study import board, locks, pool, schedule, spec
+from encdec.study.spec import Study
+from encdec.text import printable
+from encdec.types import UserError
+
+ACTIONS = {
+    "run": "Run what is left of it, and write its report; also without this word.",
+    "status": "Show what is done, running, failed and left.",
+    "stop": "Stop the jobs that run, after their step; `run` resumes them.",
+    "report": "Write the report of what is done.",
+}
+HELP = f"""\
+usage: encdec study [ACTION] STUDY.yaml
+
+{COMMANDS["study"]}
+
+actions:
+{chr(10).join(f"  {action:<10}{line}" for action, line in ACTIONS.items())}
+
+options:
+  -h, --help  Show this page.
+
+The file names seeds, data sets and paradigms; each combination is a job, `fit --resume` and then `test`, in a folder of
+its own below lightning_logs/studies. The same command resumes what was stopped, repeats nothing that is done, and runs
+again what has other settings than before. docs/study.md describes the file.
+
+examples:
+  encdec study configs/study/quick.yaml
+  encdec study status configs/study/quick.yaml"""
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command; PyTorch is loaded by the processes of its jobs alone.
+
+    Args:
+        args: what follows `encdec study`.
+
+    Raises:
+        SystemExit: with code 2 for a wrong call and 1 where a job failed or is not done, after a sentence on stderr;
+            with 128 + its number for a signal.
+    """
+    try:
+        _main(list(args))
+    except UserError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _main(args: list[str]) -> None:
+    if not {"-h", "--help"}.isdisjoint(args):
+        print(HELP)
+        return
+    action = args.pop(0) if args and args[0] in (*ACTIONS, "job") else "run"
+    for arg in args:
+        if arg.startswith("-"):
+            fail(f"study has no option {printable(arg)}; what it does stands in its file.", 2)
+    if len(args) > 1 and action == "run" and not args[0].endswith((".yaml", ".yml")):
+        names = ", ".join(ACTIONS)
+        fail(f"{args[0]!r} is not an action of study{suggestion(args[0], ACTIONS)}; they are {names}.", 2)
+    if len(args) != 1:
+        fail("study takes one file, such as: encdec study configs/study/quick.yaml", 2)
+    if action == "job":
+        raise SystemExit(child.do(args[0]))
+    study = spec.load(args[0])
+    {"run": _run, "status": _status, "stop": _stop, "report": _report}[action](study)
+
+
+def _run(study: Study) -> None:
+    with locks.of_study(study.folder):
+        schedule.keep_copy(study)
+        jobs = schedule.everything(study)
+        slots = pool.Slots.of(study.local)
+        shown = board.Board(jobs, len(slots.environments))
+        running = pool.Pool(study, child.work, child.PRELOAD, shown)
+        _check(study, running)
+        number = running.run(jobs)
+        is_complete = board.print_summary(map(schedule.standing, schedule.everything(study)))
+    if number:
+        raise SystemExit(128 + number)
+    _report(study)
+    if not is_complete:
+        say("error: not all jobs are done; the same command runs those again that failed.")
+        raise SystemExit(1)
+
+
+def _check(study: Study, running: pool.Pool) -> None:
+    """Refuse arguments that the parser of `fit` does not take, before any job runs."""
+
+
+def _status(study: Study) -> None:
+    is_running = locks.is_running(study.folder)
+    board.print_summary(map(schedule.standing, schedule.everything(study)))
+    print(f"{study.folder.as_posix()}: {'a process runs it' if is_running else 'no process of this machine runs it'}.")
+
+
+def _stop(study: Study) -> None:
+    if not locks.is_running(study.folder):
+        fail(f"No process of this machine runs the study in {study.folder.as_posix()}.", 1)
+    pool.request_stop(study.folder)
+    print(f"{study.folder.as_posix()}: its jobs stop after their step.", file=sys.stdout, flush=True)
+
+
+def _report(study: Study) -> None:
+    """Write the report."""
