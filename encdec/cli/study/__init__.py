@@ -7,6 +7,7 @@ from encdec.cli.commands import COMMANDS
 from encdec.cli.study import child
 from encdec.messages import fail, say, suggestion
 from encdec.study import board, locks, pool, schedule, spec
+from encdec.study.plan import Job
 from encdec.study.spec import Study
 from encdec.text import printable
 from encdec.types import UserError
@@ -81,7 +82,7 @@ def _run(study: Study) -> None:
         slots = pool.Slots.of(study.local)
         shown = board.Board(jobs, len(slots.environments))
         running = pool.Pool(study, child.work, child.PRELOAD, shown)
-        _check(study, running)
+        _check(study, running, jobs)
         number = running.run(jobs)
         is_complete = board.print_summary(map(schedule.standing, schedule.everything(study)))
     if number:
@@ -92,8 +93,25 @@ def _run(study: Study) -> None:
         raise SystemExit(1)
 
 
-def _check(study: Study, running: pool.Pool) -> None:
-    """Refuse arguments that the parser of `fit` does not take, before any job runs."""
+def _check(study: Study, running: pool.Pool, jobs: Sequence[Job]) -> None:
+    """Refuse arguments that `fit` does not take before any job runs: one of each paradigm and data set tells.
+
+    Raises:
+        UserError: there are some.
+    """
+    calls: dict[tuple[str, str], tuple[str, Sequence[str]]] = {}
+    for job in jobs:
+        found = schedule.standing(job)
+        if not job.blocked and (found.state is None or found.state.attempts == 0):
+            calls.setdefault((job.paradigm, job.data), (f"{job.paradigm} on {job.data}", job.fit))
+    if not calls:
+        return
+    try:
+        wrong = running.ask(child.check, list(calls.values()))
+    except EOFError:  # the jobs meet the same, and say so
+        return
+    if wrong:
+        raise UserError(f"{study.path}: {wrong}", 2)
 
 
 def _status(study: Study) -> None:

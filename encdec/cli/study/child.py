@@ -1,13 +1,17 @@
 """A process of a study that does one job."""
 
+import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from encdec.cli import process, streams
 from encdec.messages import say
@@ -63,6 +67,44 @@ def do(folder: str) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def check(calls: Sequence[tuple[str, Sequence[str]]], answer: Connection) -> None:
+    """Look for what `fit` would refuse, or what a study can't evaluate, and answer with a sentence about the first.
+
+    Args:
+        calls: the name of a job and the arguments of `fit`, for each that is looked at.
+        answer: takes the sentence; an empty one where nothing is wrong.
+    """
+    with process.importing():
+        from encdec.cli.command_line import main as run
+    for name, args in calls:
+        printed, said = io.StringIO(), io.StringIO()
+        try:
+            with redirect_stdout(printed), redirect_stderr(said):
+                run(["fit", *args, "--print_config"])
+        except SystemExit as end:
+            wrong = said.getvalue().strip().rpartition("encdec: error: ")[2] if end.code else ""
+            wrong = wrong or _unfit(yaml.safe_load(printed.getvalue()))
+            if wrong:
+                answer.send(f"{name}: {wrong}")
+                return
+    answer.send("")
+
+
+def _unfit(config: Any) -> str:
+    """What in the settings of a run keeps a study from evaluating it, as a sentence; empty if nothing does."""
+    trainer, checkpoint = config.get("trainer") or {}, config.get("checkpoint") or {}
+    devices = trainer.get("devices")
+    if (devices not in ("auto", 1, "1", None) and not (isinstance(devices, list) and len(devices) == 1)) or (
+        trainer.get("num_nodes") not in (1, None)
+    ):
+        return "trainer.devices must be 1: a study runs its jobs side by side, each on one device."
+    if trainer.get("enable_checkpointing") is False or trainer.get("fast_dev_run"):
+        return "a study evaluates checkpoints: leave trainer.enable_checkpointing and trainer.fast_dev_run out."
+    if checkpoint.get("dirpath") is not None:
+        return "checkpoint.dirpath would be the same for all jobs: leave it out."
+    return ""
 
 
 def _stop_when_closed(until: Connection) -> None:
