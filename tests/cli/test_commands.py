@@ -75,6 +75,22 @@ def test_compare_needs_no_torch(poisoned: dict[str, str], tmp_path: Path) -> Non
     assert "--metrics" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["study", "--help"], 0),
+        (["study", "nothing.yaml"], 2),
+        (["study", "status", "configs/vae.yaml"], 2),
+    ],
+)
+def test_study_needs_no_torch_to_answer(args: list[str], code: int, poisoned: dict[str, str], tmp_path: Path) -> None:
+    for name in ("rich", "yaml"):
+        (tmp_path / f"{name}.py").unlink()
+    result = call(args, poisoned)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.startswith("usage: encdec study") == (code == 0)
+
+
 def test_who_waits_at_a_terminal_is_told_for_what(poisoned: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-m", "encdec", "fit"], env=poisoned, cwd=ROOT, stderr=theirs, check=False)
@@ -119,7 +135,7 @@ main()
         (
             ["fitt"],
             "'fitt' is not a command; did you mean fit?; the commands are fit, validate, test, predict, export, "
-            "compare.",
+            "compare, study.",
         ),
         (["compere"], "did you mean compare?"),
         (["--config=configs/vae.yaml", "fit"], "as in `python -m encdec fit --config …`"),
@@ -150,7 +166,7 @@ def test_help_without_a_command_is_the_help(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_commands_are_those_of_lightning_and_ours() -> None:
-    assert list(COMMANDS) == [*LightningCLI.subcommands(), "export", "compare"]
+    assert list(COMMANDS) == [*LightningCLI.subcommands(), "export", "compare", "study"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -59,7 +59,7 @@ def main(args: Sequence[str]) -> None:
 def _main(args: list[str]) -> None:
     if not {"-h", "--help"}.isdisjoint(args):
         print(HELP)
-        return
+        raise SystemExit(0)
     action = args.pop(0) if args and args[0] in (*ACTIONS, "job") else "run"
     for arg in args:
         if arg.startswith("-"):
