@@ -128,4 +128,8 @@ def _stop(study: Study) -> None:
 
 
 def _report(study: Study) -> None:
-    """Write the report."""
+    """Write the report of what is done, and say where it is."""
+    from encdec.study.report import write_report  # matplotlib and jinja2, which take a while to import
+
+    page, *others = write_report(study.folder)
+    print(f"{page.as_posix()}: the report; beside it {' and '.join(path.name for path in others)}.", flush=True)

@@ -1,0 +1,171 @@
+"""What an encoder buys, one step at a time: amortisation, the prior's hole, stochastic latents, and pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from encdec.evaluation.questions import QUESTIONS, SPACES
+from encdec.study.report.answers import Answer, Traits, answer, answers, question, to_compare, traits
+from encdec.study.report.document import Block, Cell, Column, Section, Table, Text
+from encdec.study.report.reading import Results
+from encdec.study.report.statistics import difference
+from encdec.study.report.tables import ARROWS, best, mean_cell
+from encdec.study.report.words import better, decimals, decimals_of, listed, number, signed, title, unit
+
+_LATENTS = ("prior", "gaussian", "mixture")
+
+
+def section(results: Results) -> Section:
+    """All steps of the decomposition, each with a sentence where the study lacks what it needs."""
+    blocks: list[Block] = []
+    for heading, text, of in (
+        ("Amortisation.", "An encoder answers at once what a search answers in many steps. The gap is what its answer "
+         "lacks of the best Gaussian posterior for the same decoder; VAE against SVI is the same objective trained "
+         "with the one and with the other.", _amortisation),
+        ("The prior’s hole.", "Latents of real images need not look like the prior that samples are drawn from. Prior "
+         "against densities fitted after training, for the same weights.", _hole),
+        ("Stochastic latents.", "AE against VAE: the same networks with and without noise on the latent.", _stochastic),
+        ("Pairing.", "Objectives that compare many samples with many images at once (aggregate) against those that "
+         "pair each output with an image, the best of each kind.", _pairing),
+    ):  # fmt: skip
+        blocks += [Text(text, heading), *of(results)]
+    return Section("What an encoder buys, in parts", "decomposition", blocks)
+
+
+def _amortisation(results: Results) -> list[Block]:
+    blocks: list[Block] = []
+    for data in results.data:
+        columns = {
+            metric: found
+            for metric in ("elbo_amortisation_gap", "mse_amortisation_gap")
+            if (found := answers(results, data, [metric]))
+        }
+        if columns:
+            blocks.append(_metrics(results, f"{data}: what the own latent or posterior gives away", columns))
+    return [*blocks, *_of_classes(results, "VAE", "SVI")] or [_lacks("an amortisation gap")]
+
+
+def _hole(results: Results) -> list[Block]:
+    blocks: list[Block] = []
+    for data in results.data:
+        for space in SPACES:
+            columns = {
+                name: found
+                for name in (f"frechet_{space}_{latents}" for latents in _LATENTS)
+                if (found := answers(results, data, [name]))
+            }
+            if columns:
+                caption = f"{data}: Fréchet distance of samples, by where their latents are drawn from"
+                blocks.append(_metrics(results, caption, columns, by_row=True))
+    return blocks or [_lacks("samples by several densities")]
+
+
+def _stochastic(results: Results) -> list[Block]:
+    return _of_classes(results, "AE", "VAE")
+
+
+def _pairing(results: Results) -> list[Block]:
+    of = traits(results)
+    kinds = {
+        "aggregate": [name for name in of if of[name].is_aggregate],
+        "pairs": [name for name in of if of[name].conditioning == "image"],
+    }
+    if not all(kinds.values()):
+        return [_lacks("paradigms of both kinds")]
+    rows = []
+    for data in results.data:
+        for asked in QUESTIONS:
+            found, _ = to_compare(results, data, asked)
+            whole = {name: answer for name, answer in found.items() if answer.is_whole}
+            chosen = [best_of(whole, names, asked.better) for names in kinds.values()]
+            if chosen[0] and chosen[1]:
+                rows.append(_against(results, data, chosen[0], chosen[1], whole, asked.better))
+    names = f"aggregate: {listed(kinds['aggregate'])}"
+    return [_differences(f"The best aggregate objective minus the best of pairs ({names})", rows)]
+
+
+def best_of(found: Mapping[str, Answer], names: Sequence[str], which: str) -> str:
+    """The name with the best mean among some; empty if none of them has one."""
+    sign = 1 if which == "lower" else -1
+    return min((name for name in names if name in found), key=lambda name: sign * found[name].mean.value, default="")
+
+
+def _of_classes(results: Results, first: str, second: str) -> list[Block]:
+    """Differences between paradigms of two classes, the baseline first where it is one of them."""
+    of = traits(results)
+    names = [_of_class(results, of, kind) for kind in (first, second)]
+    if not (names[0] and names[1]):
+        return [_lacks(f"both {first} and {second}")]
+    rows = []
+    metrics: list[tuple[Sequence[str], str]] = [(asked.headline, asked.better) for asked in QUESTIONS]
+    metrics += [((f"frechet_{space}_mixture",), "lower") for space in SPACES] + [(("mse_encoder",), "lower")]
+    for data in results.data:
+        for wanted, which in metrics:
+            pair = {name: found for name in names if (found := answer(results, data, name, wanted)) is not None}
+            if (
+                len(pair) == 2
+                and len({found.metric for found in pair.values()}) == 1
+                and _one_unit(results, data, pair)
+            ):
+                rows.append(_against(results, data, names[0], names[1], pair, which))
+    if not rows:
+        return [_lacks(f"results of both {names[0]} and {names[1]} in one unit")]
+    return [_differences(f"{names[0]} ({first}) minus {names[1]} ({second})", rows)]
+
+
+def _one_unit(results: Results, data: str, pair: Mapping[str, Answer]) -> bool:
+    asked = question("likelihood")
+    if not any(found.metric in asked.headline for found in pair.values()):
+        return True
+    compared, _ = to_compare(results, data, asked)
+    return all(name in compared for name in pair)
+
+
+def _of_class(results: Results, of: Mapping[str, Traits], kind: str) -> str:
+    wants_encoder = kind in ("AE", "VAE")
+    names = [name for name, its in of.items() if its.kind == kind and its.has_encoder is wants_encoder]
+    return results.baseline if results.baseline in names else next(iter(names), "")
+
+
+def _against(results: Results, data: str, first: str, second: str, of: Mapping[str, Answer], which: str) -> list[Cell]:
+    gap = difference(of[first].values, of[second].values, which)
+    name = f"{title(of[first].metric)} {ARROWS.get(which, '')}".strip()
+    row = [Cell(data), Cell(name), Cell(unit(of[first].metric, of[first].unit)), Cell(first), Cell(second)]
+    if gap is None:
+        return [*row, Cell("–"), Cell("no seed in common")]
+    places = decimals_of(gap.half_width, 2) if gap.half_width else decimals_of(gap.value, 3)
+    spread = "" if gap.half_width is None else f"± {number(gap.half_width, places)}"
+    count = f"{gap.better} of {gap.seeds}"
+    if gap.seeds < len(results.seeds):
+        count += f" (of {len(results.seeds)} asked for)"
+    return [*row, Cell(signed(gap.value, places), spread, order=gap.value), Cell(count, order=gap.better)]
+
+
+def _differences(caption: str, rows: Sequence[Sequence[Cell]]) -> Table:
+    columns = [Column(name, is_number=False) for name in ("Data", "Metric", "Unit", "First", "Second")]
+    last = [Column("First − second", "± 95 % t interval"), Column("First is better", "seeds")]
+    return Table(caption, [*columns, *last], rows)
+
+
+def _metrics(
+    results: Results, caption: str, columns: Mapping[str, Mapping[str, Answer]], by_row: bool = False
+) -> Table:
+    headings = [Column("Paradigm", is_number=False)]
+    arrow: Callable[[str], str] = lambda name: ARROWS.get(better(name), "")  # noqa: E731
+    headings += [
+        Column(f"{title(name)} {arrow(name)}".strip(), unit(name, next(iter(found.values())).unit))
+        for name, found in columns.items()
+    ]
+    places = {name: decimals(found.values()) for name, found in columns.items()}
+    if by_row:
+        places = dict.fromkeys(columns, max(places.values()))
+    rows = []
+    for paradigm in results.paradigms:
+        own = {name: found[paradigm] for name, found in columns.items() if paradigm in found}
+        tops = best(own, better(next(iter(columns)))) if by_row else []
+        if own:
+            cells = [mean_cell(own[name], places[name], name in tops) if name in own else Cell("–") for name in columns]
+            rows.append([Cell(paradigm), *cells])
+    return Table(caption + ("; the best of each row is bold" if by_row else ""), headings, rows)
+
+
+def _lacks(what: str) -> Text:
+    return Text(f"This study has no results for it: it needs {what}.")

@@ -1,0 +1,347 @@
+"""A study's report: what it says follows from the numbers, and nothing is filled in, mixed or left out silently."""
+
+import csv
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from encdec.study.report import IMAGES, write_report
+from encdec.types import UserError
+
+from .reports import Folder, metric, usual
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A study of two paradigms with an encoder and two without, all done; the later ones are better."""
+    found = Folder(tmp_path / "small", ("vae", "ae", "svi", "assignment"))
+    found.fill()
+    return found
+
+
+def markdown(folder: Folder) -> str:
+    """The report as Markdown, without the backslashes that keep names from being markup."""
+    write_report(folder.path)
+    return re.sub(r"\\(.)", r"\1", (folder.path / "report.md").read_text(encoding="utf-8"))
+
+
+def section(text: str, title: str) -> str:
+    """A section of the report."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(folder: Folder) -> list[dict[str, str]]:
+    """The rows of results.csv."""
+    with (folder.path / "results.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_three_files_are_written(folder: Folder) -> None:
+    written = write_report(folder.path)
+    assert [path.name for path in written] == ["report.html", "report.md", "results.csv"]
+    assert all(path.is_file() for path in written)
+
+
+def test_sections_are_in_the_order_of_the_question(folder: Folder) -> None:
+    titles = re.findall(r"^## (.*)$", markdown(folder), re.M)
+    assert titles == [
+        "Question and verdict",
+        "Completeness",
+        "Results on digits",
+        "Differences to the baseline",
+        "Ranks by seed",
+        "What it costs, and what it reaches",
+        "What an encoder buys, in parts",
+        "Samples and reconstructions",
+        "Training curves",
+        "Methods and caveats",
+        "Tuning",
+        "Versions and commands",
+    ]
+
+
+def test_the_verdict_names_who_is_ahead_and_by_how_much(folder: Folder) -> None:
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "the one without is ahead in 5" in verdict
+    assert "With an encoder: vae (VAE), ae (AE). Without: svi and assignment." in verdict
+    assert "better in 3 of 3 seeds" in verdict
+    assert "Nothing was tuned" in verdict
+
+
+def test_the_verdict_turns_with_the_numbers(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "turned", ("svi", "vae"))
+    folder.fill()  # now the VAE is better
+    assert "the one with an encoder in 5" in section(markdown(folder), "Question and verdict")
+
+
+def test_what_the_seeds_do_not_separate_is_not_decided(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "open", ("vae", "svi"))
+    for seed, (first, second) in enumerate([(1.0, 1.4), (1.5, 1.2), (1.2, 1.3)]):
+        folder.done("vae", "digits", seed, usual(first))
+        folder.done("svi", "digits", seed, usual(second))
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "in 5 the seeds do not separate them" in verdict
+    assert "Not separated" in verdict
+    assert "is ahead by" not in verdict
+
+
+def test_one_seed_gives_no_interval_and_says_so(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "one", ("vae", "svi"), seeds=(7,))
+    folder.fill()
+    text = markdown(folder)
+    assert "With one seed there is no interval over seeds" in text
+    assert "±" not in section(text, "Question and verdict")
+    assert not re.search(r"± [\d.]+", section(text, "Results on digits"))
+
+
+def test_a_study_without_both_kinds_gives_no_verdict(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "one_kind", ("svi", "assignment"))
+    folder.fill()
+    assert "no paradigm with an encoder has been evaluated" in section(markdown(folder), "Question and verdict")
+
+
+def test_nothing_done_is_a_report_too(tmp_path: Path) -> None:
+    text = markdown(Folder(tmp_path / "empty"))
+    assert "0 of 6" in section(text, "Completeness")
+    assert "None yet" in section(text, "Question and verdict")
+
+
+def test_failures_are_listed_with_their_last_line(folder: Folder) -> None:
+    shutil.rmtree(folder.job("svi", "digits", 1))
+    folder.state("svi", "digits", 1, status="failed", stage="fit", error="error: <the loss> is nan")
+    text = markdown(folder)
+    completeness = section(text, "Completeness")
+    assert "11 of 12" in completeness
+    assert "svi/digits/seed_1" in completeness
+    assert "failed in fit: error: &lt;the loss&gt; is nan" in completeness
+
+
+def test_missing_seeds_are_never_filled_in(folder: Folder) -> None:
+    shutil.rmtree(folder.job("assignment", "digits", 2))
+    text = markdown(folder)
+    line = next(line for line in section(text, "Results on digits").splitlines() if line.startswith("| assignment"))
+    assert "2 of 3 seeds" in line
+    assert "**" not in line  # it is the best, but of other seeds
+    assert "assignment" not in section(text, "Ranks by seed").partition("Not ranked")[0]
+    assert "Not ranked, because seeds are missing: assignment" in text
+    assert "assignment" not in section(text, "Question and verdict").partition("On digits")[2]
+    gaps = section(text, "Differences to the baseline")
+    assert "2 seeds of 3 in common" in next(line for line in gaps.splitlines() if line.startswith("| assignment"))
+
+
+def test_means_are_those_of_the_seeds(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "means", ("vae", "svi"))
+    for seed, value in enumerate((10.0, 12.0, 14.0)):
+        folder.done("vae", "digits", seed, {"frechet_classifier": metric(value, "squared distance")})
+        folder.done("svi", "digits", seed, {"frechet_classifier": metric(value - 5 - seed, "squared distance")})
+    text = markdown(folder)
+    assert "| vae | yes | 12.0 ± 5.0 |" in text  # t = 4.303, s = 2, n = 3: 4.97
+    assert "| svi | no | **6.0 ± 2.5** |" in text
+    # differences −5, −6, −7, perfectly correlated
+    assert "−6.0 ± 2.5 (better in 3 of 3; r = 1.00)" in section(text, "Differences to the baseline")
+
+
+def test_other_images_are_not_mixed_in(folder: Folder) -> None:
+    data = {"class": "Digits", "image_shape": [1, 8, 8], "images": {}, "fingerprint": "other images"}
+    folder.done("svi", "digits", 0, usual(0.001), evaluation={"data": data})
+    text = markdown(folder)
+    completeness = section(text, "Completeness")
+    assert "not compared: the fingerprint of its images is other images" in completeness
+    line = next(line for line in section(text, "Results on digits").splitlines() if line.startswith("| svi"))
+    assert "2 of 3 seeds" in line
+
+
+def test_other_settings_of_the_evaluation_are_not_mixed_in(folder: Folder) -> None:
+    folder.done("svi", "digits", 0, usual(0.001), evaluation={"settings": {"num_images": 10, "num_samples": 10_000}})
+    completeness = section(markdown(folder), "Completeness")
+    assert "it was evaluated with num_images = 10 (most others: 1000)" in completeness
+
+
+def test_an_older_format_is_not_mixed_in(folder: Folder) -> None:
+    folder.done("svi", "digits", 0, usual(0.001), evaluation={"format": 1})
+    assert "its format is 1" in section(markdown(folder), "Completeness")
+
+
+def test_other_threads_are_said(folder: Folder) -> None:
+    folder.done("svi", "digits", 0, usual(1.1), state={"threads": 2})
+    completeness = section(markdown(folder), "Completeness")
+    assert "differ in threads of training: svi/digits/seed_0 2 (most others: 1)" in completeness
+    assert "12 of 12" in completeness
+
+
+def test_a_damaged_evaluation_is_named_and_left_out(folder: Folder) -> None:
+    path = next(folder.job("svi", "digits", 0).rglob("last.evaluation.json"))
+    path.write_text("{")
+    completeness = section(markdown(folder), "Completeness")
+    assert "11 of 12" in completeness
+    assert "can't be read as an evaluation" in completeness
+    assert str(folder.path) not in completeness
+
+
+def test_likelihoods_in_other_units_are_not_compared(folder: Folder) -> None:
+    for seed in folder.seeds:
+        other = usual(1.0) | {"nll_posterior": metric(-500.0, "nats per image, Gaussian, K = 64")}
+        folder.done("assignment", "digits", seed, other)
+    text = markdown(folder)
+    assert "assignment in nats per image, Gaussian, K = 64" in section(text, "Results on digits")
+    likelihood = next(line for line in section(text, "Question and verdict").splitlines() if "Likelihood" in line)
+    assert "assignment" not in likelihood
+
+
+def test_a_likelihood_given_the_label_is_not_compared(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "labels", ("vae", "svi", "label"))
+    folder.fill()
+    text = markdown(folder)
+    assert "label given the label, p(x|y)" in section(text, "Results on digits")
+    likelihood = next(line for line in section(text, "Question and verdict").splitlines() if "Likelihood" in line)
+    assert "svi" in likelihood
+
+
+def test_references_stand_below_the_table(folder: Folder) -> None:
+    results = section(markdown(folder), "Results on digits")
+    assert re.search(r"\| mean image \|  \| 0.073", results)
+    assert re.search(r"\| 1,294 real training images \|  \|  \|  \| 8", results)
+
+
+def test_the_decomposition_has_its_parts(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "parts", ("vae", "ae", "svi", "gan"))
+    folder.fill()
+    parts = section(markdown(folder), "What an encoder buys, in parts")
+    assert "vae (VAE) minus svi (SVI)" in parts
+    assert "ae (AE) minus vae (VAE)" in parts
+    assert "Fréchet distance (mixture) ↓" in parts
+    assert "aggregate: gan" in parts
+
+
+def test_what_the_decomposition_lacks_is_said(folder: Folder) -> None:
+    assert "it needs paradigms of both kinds" in section(markdown(folder), "What an encoder buys, in parts")
+
+
+def test_tuning_shows_trials_and_winners(folder: Folder) -> None:
+    settings = yaml.safe_load((folder.path / "study.yaml").read_text())
+    settings["tune"] = {"model.optimizer.lr": [1e-3, 3e-3], "by": "frechet"}
+    (folder.path / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    for paradigm in folder.paradigms:
+        for trial, score in enumerate((52.5, 40.25)):
+            tried = {"model.optimizer.lr": f"{trial + 1}e-3"}
+            place = f"tuning/{paradigm}/digits"
+            target = folder.path / place / f"trial_{trial}"
+            folder.state(paradigm, "digits", 0, status="done", score=score, settings=tried)
+            target.mkdir(parents=True)
+            (folder.job(paradigm, "digits", 0) / "state.json").rename(target / "state.json")
+    tuning = section(markdown(folder), "Tuning")
+    assert "Each paradigm has 2 trials on each data set." in tuning
+    assert "| vae | 2 of 2 | model.optimizer.lr = 2e-3 | 40.25 | 52.50 |" in tuning
+    assert "| vae | model.optimizer.lr = 1e-3 | 52.50 |" in tuning
+    assert "**40.25**" in tuning
+
+
+def test_jobs_that_the_study_no_longer_asks_for_are_named(folder: Folder) -> None:
+    folder.done("gan", "digits", 0, usual(1.0))
+    text = markdown(folder)
+    assert "gan/digits/seed_0" in section(text, "Completeness")
+    assert "gan" not in section(text, "Results on digits")
+
+
+def test_the_table_of_numbers_holds_all_of_them(folder: Folder) -> None:
+    shutil.rmtree(folder.job("svi", "digits", 1))
+    write_report(folder.path)
+    found = rows(folder)
+    of_one = [row for row in found if (row["paradigm"], row["seed"]) == ("vae", "0")]
+    assert {row["metric"] for row in of_one} == {*usual(1.0), "fit_seconds"}
+    mse = next(row for row in of_one if row["metric"] == "mse")
+    assert (mse["unit"], mse["reference"], mse["has_encoder"]) == ("per pixel", "0.073", "true")
+    assert float(next(row["standard_error"] for row in of_one if row["metric"] == "nll_posterior")) == 0.1
+    missing = [row for row in found if row["status"] == "pending"]
+    assert [(row["paradigm"], row["seed"], row["value"]) for row in missing] == [("svi", "1", "")]
+
+
+def test_the_same_results_give_the_same_bytes(folder: Folder, tmp_path: Path) -> None:
+    def contents(path: Path) -> dict[str, bytes]:
+        write_report(path)
+        names = ["report.html", "report.md", "results.csv", *(f"{IMAGES}/{p.name}" for p in (path / IMAGES).iterdir())]
+        return {name: (path / name).read_bytes() for name in names}
+
+    before = contents(folder.path)
+    elsewhere = tmp_path / "elsewhere" / "small"
+    shutil.copytree(folder.path, elsewhere)
+    for state in elsewhere.rglob("state.json"):  # as after a kill: another attempt, process, machine and time
+        state.write_text(state.read_text()[:-1] + ', "attempts": 3, "pid": 99, "host": "b", "begun": "2027-01-01"}')
+    assert contents(elsewhere) == before
+
+
+def test_images_of_an_earlier_report_do_not_stay(folder: Folder) -> None:
+    write_report(folder.path)
+    (folder.path / IMAGES / "old-chart.svg").write_text("<svg/>")
+    (folder.path / IMAGES / "notes.txt").write_text("mine")
+    text = markdown(folder)
+    assert not (folder.path / IMAGES / "old-chart.svg").exists()
+    assert (folder.path / IMAGES / "notes.txt").exists()
+    named = set(re.findall(rf"{IMAGES}/([^)]+)", text))
+    assert named == {path.name for path in (folder.path / IMAGES).iterdir()} - {"notes.txt"}
+
+
+def test_no_checkpoint_is_read(folder: Folder) -> None:
+    before = markdown(folder)
+    for job in folder.path.glob("*/*/seed_*"):
+        (next(job.rglob("checkpoints")) / "last.ckpt").write_bytes(b"not a checkpoint")
+    assert markdown(folder) == before
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not the folder of a study: it has no study\.yaml"):
+        write_report(tmp_path)
+
+
+def test_a_state_outside_of_its_folder_is_not_followed(folder: Folder) -> None:
+    folder.state("svi", "digits", 0, status="done", checkpoint="../../../vae/digits/seed_0/last.ckpt")
+    assert "names no checkpoint within its folder" in section(markdown(folder), "Completeness")
+
+
+class Outline(HTMLParser):
+    """What a page consists of, as far as these tests ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+
+def test_the_page_needs_no_network_and_no_inline_style(folder: Folder) -> None:
+    page = (write_report(folder.path)[0]).read_text(encoding="utf-8")
+    outline = Outline()
+    outline.feed(page)
+    policy = next(a["content"] for tag, a in outline.attributes if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    addresses = [value for _, attrs in outline.attributes for name, value in attrs.items() if name in ("src", "href")]
+    assert all(address and address.startswith(("data:", "#")) for address in addresses)
+    assert not [tag for tag, attrs in outline.attributes if "style" in attrs]
+    assert not [tag for tag, attrs in outline.attributes if any(name.startswith("on") for name in attrs)]
+    assert all(attrs.get("alt") for tag, attrs in outline.attributes if tag == "img")
+    charts = [attrs for _, attrs in outline.attributes if attrs.get("role") == "img"]
+    assert len(charts) >= 5
+    assert all(attrs.get("aria-label") for attrs in charts)
+
+
+def test_names_of_users_are_no_markup(tmp_path: Path) -> None:
+    folder = Folder(
+        tmp_path / "escaped", ("vae", "svi"), report={"baseline": "vae", "title": "<script>alert(1)</script>"}
+    )
+    folder.fill()
+    shutil.rmtree(folder.job("svi", "digits", 1))
+    folder.state("svi", "digits", 1, status="failed", error="</td><img src=x onerror=alert(1)> | `a`")
+    page = (write_report(folder.path)[0]).read_text(encoding="utf-8")
+    assert page.count("<script>") == 1
+    assert "<img src=x" not in page
+    assert "<img src=x" not in (folder.path / "report.md").read_text(encoding="utf-8")
