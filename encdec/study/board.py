@@ -1,7 +1,7 @@
 """What is shown of a study while it runs, and after it."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from statistics import mean
@@ -139,8 +139,12 @@ class Board:
         return Group(*lines)
 
 
-def print_summary(standings: Iterable[Standing]) -> bool:
+def print_summary(standings: Iterable[Standing], words: Mapping[str, str] | None = None) -> bool:
     """Print how many jobs of each paradigm and data set are done, and what became of the others.
+
+    Args:
+        standings: of the jobs.
+        words: for where a job stands, by its name, in place of what its state says.
 
     Returns:
         Whether all are done.
@@ -154,7 +158,7 @@ def print_summary(standings: Iterable[Standing]) -> bool:
     for (data, paradigm, kind), of_group in groups.items():
         seconds = [each.state.fit_seconds + each.state.test_seconds for each in of_group if each.is_done and each.state]
         done = f"{len(seconds)} of {len(of_group)}"
-        others = [status(each) for each in of_group if not each.is_done]
+        others = [(words or {}).get(each.job.name) or status(each) for each in of_group if not each.is_done]
         counts = ", ".join(f"{others.count(other)} {other}" for other in dict.fromkeys(others))
         rows.append([data, paradigm, f"{kind}s", done, counts, f"{mean(seconds):.1f}" if seconds else ""])
     print_table(rows, text=(0, 1, 2, 4))

@@ -13,6 +13,8 @@ import yaml
 from encdec.files import expanded
 from encdec.messages import suggestion
 from encdec.runs import trust
+from encdec.study import slurm_settings
+from encdec.study.slurm_settings import Slurm
 from encdec.study.values import integer, mapping, number_of, one_of, refuse_unknown, text, texts, wrong
 from encdec.types import UserError
 
@@ -107,7 +109,7 @@ class Study:
         common: arguments of `encdec fit` for all jobs.
         tune: how they are tuned; None if they are not.
         local: how jobs run on this machine.
-        slurm: how they run on a cluster.
+        slurm: what they ask of a cluster.
         report: what the report is told.
         path: of the file.
     """
@@ -119,7 +121,7 @@ class Study:
     common: tuple[str, ...]
     tune: Tune | None
     local: Local
-    slurm: Mapping[str, Any]
+    slurm: Slurm
     report: Report
     path: Path
 
@@ -163,7 +165,7 @@ def load(file: str | Path) -> Study:
         _arguments(path, "common", content.get("common") or []),
         tune,
         _local(path, content.get("local") or {}),
-        mapping(path, "slurm", content.get("slurm") or {}),
+        slurm_settings.read(path, content.get("slurm") or {}),
         _report(path, content.get("report") or {}, list(paradigms)),
         path,
     )

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from encdec.cli.commands import COMMANDS
-from encdec.cli.study import child
+from encdec.cli.study import child, cluster
 from encdec.messages import fail, say, suggestion
-from encdec.study import board, locks, pool, schedule, spec
+from encdec.study import board, locks, pool, schedule, slurm, slurm_task, spec
 from encdec.study.plan import Job
 from encdec.study.spec import Study
 from encdec.text import printable
@@ -27,6 +27,7 @@ actions:
 {chr(10).join(f"  {action:<10}{line}" for action, line in ACTIONS.items())}
 
 options:
+  --slurm     For run: submit its jobs to a Slurm cluster, and return.
   -h, --help  Show this page.
 
 The file names seeds, data sets and paradigms; each combination is a job, `fit --resume` and then `test`, in a folder of
@@ -60,11 +61,16 @@ def _main(args: list[str]) -> None:
     if not {"-h", "--help"}.isdisjoint(args):
         print(HELP)
         raise SystemExit(0)
-    action = args.pop(0) if args and args[0] in (*ACTIONS, "job") else "run"
+    action = args.pop(0) if args and args[0] in (*ACTIONS, "job", "slurm-task") else "run"
+    if action == "slurm-task" and len(args) == 2:
+        raise SystemExit(slurm_task.main(*args))
+    if action == "run" and "--slurm" in args:
+        args.remove("--slurm")
+        action = "submit"
     for arg in args:
         if arg.startswith("-"):
             fail(f"study has no option {printable(arg)}; what it does stands in its file.", 2)
-    if len(args) > 1 and action == "run" and not args[0].endswith((".yaml", ".yml")):
+    if len(args) > 1 and action in ("run", "submit") and not args[0].endswith((".yaml", ".yml")):
         names = ", ".join(ACTIONS)
         fail(f"{args[0]!r} is not an action of study{suggestion(args[0], ACTIONS)}; they are {names}.", 2)
     if len(args) != 1:
@@ -72,21 +78,42 @@ def _main(args: list[str]) -> None:
     if action == "job":
         raise SystemExit(child.do(args[0]))
     study = spec.load(args[0])
-    {"run": _run, "status": _status, "stop": _stop, "report": _report}[action](study)
+    {"run": _run, "submit": _submit, "status": _status, "stop": _stop, "report": _report}[action](study)
 
 
 def _run(study: Study) -> None:
     with locks.of_study(study.folder):
+        cluster.refuse_queued(study)
         schedule.keep_copy(study)
         jobs = schedule.everything(study)
-        slots = pool.Slots.of(study.local)
-        shown = board.Board(jobs, len(slots.environments))
-        running = pool.Pool(study, child.work, child.PRELOAD, shown)
+        running = _pool(study, jobs)
         _check(study, running, jobs)
         number = running.run(jobs)
         is_complete = board.print_summary(map(schedule.standing, schedule.everything(study)))
     if number:
         raise SystemExit(128 + number)
+    _finish(study, is_complete)
+
+
+def _submit(study: Study) -> None:
+    with locks.of_study(study.folder):
+        schedule.keep_copy(study)
+        waiting = slurm.queue(study)
+        jobs = schedule.everything(study)
+        _check(study, _pool(study, jobs), jobs)
+        submitted = slurm.submit(study, waiting, jobs)
+        if cluster.print_submitted(study, submitted):
+            return
+        is_complete = board.print_summary(map(schedule.standing, jobs))
+    _finish(study, is_complete)
+
+
+def _pool(study: Study, jobs: Sequence[Job]) -> pool.Pool:
+    slots = pool.Slots.of(study.local)
+    return pool.Pool(study, child.work, child.PRELOAD, board.Board(jobs, len(slots.environments)))
+
+
+def _finish(study: Study, is_complete: bool) -> None:
     _report(study)
     if not is_complete:
         say("error: not all jobs are done; the same command runs those again that failed.")
@@ -116,11 +143,16 @@ def _check(study: Study, running: pool.Pool, jobs: Sequence[Job]) -> None:
 
 def _status(study: Study) -> None:
     is_running = locks.is_running(study.folder)
-    board.print_summary(map(schedule.standing, schedule.everything(study)))
+    waiting = cluster.queue_if_known(study)  # before the states, see there
+    standings = list(map(schedule.standing, schedule.everything(study)))
+    board.print_summary(standings, cluster.words(waiting, standings, is_running))
+    cluster.print_queue(study, waiting, standings)
     print(f"{study.folder.as_posix()}: {'a process runs it' if is_running else 'no process of this machine runs it'}.")
 
 
 def _stop(study: Study) -> None:
+    if cluster.stop(study):
+        return
     if not locks.is_running(study.folder):
         fail(f"No process of this machine runs the study in {study.folder.as_posix()}.", 1)
     pool.request_stop(study.folder)
