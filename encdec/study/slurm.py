@@ -6,7 +6,6 @@ other submission has, is that of its jobs in the queue, so that nothing else has
 """
 
 import os
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -258,7 +257,7 @@ def _after(arrays: Iterable[str]) -> list[str]:
 
 
 def _new_key(kind: str) -> str:
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}-{kind}"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{kind}"  # their order is that of their times
 
 
 def _name(study: Study, key: str) -> str:
