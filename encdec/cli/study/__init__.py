@@ -147,7 +147,9 @@ def _status(study: Study) -> None:
     standings = list(map(schedule.standing, schedule.everything(study)))
     board.print_summary(standings, cluster.words(waiting, standings, is_running))
     cluster.print_queue(study, waiting, standings)
-    print(f"{study.folder.as_posix()}: {'a process runs it' if is_running else 'no process of this machine runs it'}.")
+    if is_running or not waiting:
+        who = "a process runs it" if is_running else "no process of this machine runs it"
+        print(f"{study.folder.as_posix()}: {who}.")
 
 
 def _stop(study: Study) -> None:
