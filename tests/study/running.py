@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from encdec.study import state
@@ -118,6 +119,9 @@ def left(name: str) -> dict[str, Any]:
         found[str(path.relative_to(root))] = path.read_text()
     for path in sorted(root.rglob("last.evaluation.json")):
         found[str(path.relative_to(root))] = _without_times(json.loads(path.read_text()), name)
+    for path in sorted(root.rglob("last.ckpt")):
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        found[str(path.relative_to(root))] = {key: value.tolist() for key, value in weights.items()}
     for path in sorted(root.rglob("state.json")):
         content = json.loads(path.read_text())
         for key in ("attempts", "pid", "begun", "ended", "fit_seconds", "test_seconds"):
@@ -128,7 +132,9 @@ def left(name: str) -> dict[str, Any]:
 
 def _without_times(value: Any, name: str) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(inner, name) for key, inner in value.items() if "seconds" not in key}
+        # Lightning counts batches that were fetched again, so that the file of a resumed run's checkpoint is another
+        kept = ((key, inner) for key, inner in value.items() if "seconds" not in key and key != "sha256")
+        return {key: _without_times(inner, name) for key, inner in kept}
     if isinstance(value, list):
         return [_without_times(inner, name) for inner in value]
     return value.replace(f"studies/{name}/", "studies/NAME/") if isinstance(value, str) else value

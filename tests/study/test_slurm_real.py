@@ -1,5 +1,6 @@
 """A study on a real Slurm of one node, whose daemons .ci/single-node-slurm starts: killed, requeued, canceled, done."""
 
+import csv
 import os
 import shutil
 import signal
@@ -41,6 +42,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def encdec(*args: str, code: int = 0) -> str:
     done = run(*args, code=code, SLURM_CONF=os.environ["SLURM_CONF"])
     return done.stdout + done.stderr
+
+
+def report(study: Study) -> set[tuple[str, ...]]:
+    """The paradigm, data set and seed of all runs that the report has numbers of."""
+    assert (study.folder / "report.html").is_file()
+    with (study.folder / "results.csv").open(newline="") as file:
+        return {(row["paradigm"], row["data"], row["seed"]) for row in csv.DictReader(file)}
 
 
 def call(*command: str) -> None:
@@ -101,5 +109,21 @@ def test_an_array_of_four_of_which_one_is_killed_one_requeued_and_one_canceled(p
     assert [job("real", name).attempts for name in JOBS] == [2, 2, 2, 2]
     wait_for(lambda: not slurm.queue(study), "the report is written", 60)
     assert all(schedule.standing(each).is_done for each in schedule.everything(study))
+    assert report(study) == {(*name.split("/")[:2], name.rpartition("_")[2]) for name in JOBS}
     for name in JOBS:
         assert (study.folder / name / state.LOG).read_text().count("encdec: resumes ") == 1
+
+
+def test_runs_take_what_their_trials_found(project: Path, cluster: None) -> None:
+    file = write(project / "tuned.yaml", tune={"model.optimizer.lr": [1e-9, 0.003], "by": "val/loss"})
+    study = spec.load(file)
+    assert "2 trials and 1 run submitted; the trials run first." in encdec("--slurm", str(file))
+    assert slurm.queue(study).jobs["vae/digits/seed_0"].reason in ("Dependency", "None")
+    wait_for(lambda: not slurm.queue(study), "all have ended")
+    found = job("tuned", "vae/digits/seed_0")
+    assert (found.status, dict(found.settings)) == ("done", {"model.optimizer.lr": "0.003"})
+    assert report(study) == {("vae", "digits", "0")}
+    # with nothing left to submit the command writes the report itself, as it does without a cluster
+    (study.folder / "report.html").unlink()
+    assert "report.html" in encdec("--slurm", str(file))
+    assert report(study) == {("vae", "digits", "0")}

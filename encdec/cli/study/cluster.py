@@ -60,13 +60,10 @@ def print_submitted(study: Study, submitted: Submitted) -> bool:
     Returns:
         Whether anything of the study is in the queue.
     """
-    new = [_count(submitted.trials, "trial")] * bool(submitted.trials) + [_count(submitted.runs, "run")] * bool(
-        submitted.runs
-    )
+    counts = {"trial": submitted.trials, "run": submitted.runs}
+    new = " and ".join(_count(number, what) for what, number in counts.items() if number)
     if new:
-        print(
-            f"{' and '.join(new)} submitted{', which wait for the trials' * all((submitted.trials, submitted.runs))}."
-        )
+        print(f"{new} submitted{'; the trials run first' if all(counts.values()) else ''}.")
     if submitted.queued:
         print(f"{_count(submitted.queued, 'job')} {_are(submitted.queued)} in the queue already.")
     if submitted.left:
