@@ -325,7 +325,7 @@ def _report(path: Path, value: Any, paradigms: Sequence[str]) -> Report:
     baseline = one_of(
         path, "report.baseline", given.get("baseline", paradigms[0]), paradigms, "a paradigm of the study"
     )
-    return Report(baseline, *(text(given.get(key) or "") for key in ("title", "question")))
+    return Report(baseline, *(texts([given.get(key) or ""])[0] for key in ("title", "question")))
 
 
 def as_json(value: Any) -> str:

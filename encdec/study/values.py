@@ -10,6 +10,8 @@ from encdec.messages import suggestion
 from encdec.text import printable
 from encdec.types import UserError
 
+_LONGEST = 200
+
 
 def wrong(path: Path, key: str, what: str) -> UserError:
     """The error for a key of a file."""
@@ -17,8 +19,9 @@ def wrong(path: Path, key: str, what: str) -> UserError:
 
 
 def text(value: Any) -> str:
-    """A value as it stands on a command line: `true`, `null`, `[512, 512]`."""
-    return printable(value, 200) if isinstance(value, str) else json.dumps(value, default=str)
+    """A value as it stands on a command line, shortened for a sentence: `true`, `null`, `[512, 512]`."""
+    found = value if isinstance(value, str) else json.dumps(value, default=str)
+    return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"
 
 
 def texts(values: Iterable[Any]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _main(args: list[str]) -> None:
             fail(f"study has no option {printable(arg)}; what it does stands in its file.", 2)
     if len(args) > 1 and action in ("run", "submit") and not args[0].endswith((".yaml", ".yml")):
         names = ", ".join(ACTIONS)
-        fail(f"{args[0]!r} is not an action of study{suggestion(args[0], ACTIONS)}; they are {names}.", 2)
+        fail(f"{args[0]!r} is not an action of study{suggestion(args[0], list(ACTIONS))}; they are {names}.", 2)
     if len(args) != 1:
         fail("study takes one file, such as: encdec study configs/study/quick.yaml", 2)
     if action == "job":
