@@ -103,7 +103,7 @@ def test_every_paradigm_is_scored_in_the_same_way(
     assert not (optional - OWN[config]) & metrics.keys()
     assert report["undefined"].keys() == (set() if OWN[config] else {"reconstruction", "likelihood"})
     assert all(metric["unit"] for metric in metrics.values()), "every number has a unit"
-    documented = (ROOT / "docs" / "evaluation.md").read_text() + (ROOT / "README.md").read_text()
+    documented = (ROOT / "docs" / "evaluation.md").read_text() + (ROOT / "docs" / "dashboard.md").read_text()
     paradigm = encdec.load(f"lightning_logs/{config}/version_0/checkpoints/last.ckpt")
     documented += paradigm.losses.__doc__ or ""  # terms of its own
     run = events(f"lightning_logs/{config}/version_0")
