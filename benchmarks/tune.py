@@ -53,6 +53,9 @@ SENSITIVE: dict[str, tuple[str, tuple[str, ...]]] = {
     "gon": ("model.step_size", ("1", "0.3", "0.1")),
     "gon_variational": ("model.step_size", ("1", "0.3", "0.1")),
     "short_run": ("model.step_size", ("0.3", "0.2", "0.1")),
+    "vad": ("model.latent_dim", ("32", "16", "8")),
+    "dgd": ("model.latent_lr", ("0.1", "0.2", "0.05")),
+    "savae": ("model.latent_dim", ("32", "16", "8")),
     "svi": ("model.latent_dim", ("32", "16", "8")),
 }
 """The setting of each config that matters most beside the learning rate, and its values; the first is the default."""

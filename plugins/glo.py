@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 from encdec.networks import DecoderCallable, MLPDecoder
+from encdec.objectives.assignment import principal_axes
 from encdec.objectives.losses import pixel_means
 from encdec.objectives.priors import FittedGaussian
 from encdec.objectives.pyramid import laplacian_pyramid_loss
 from encdec.objectives.search import out_of_inference, project_to_ball, search
 from encdec.paradigms import LatentTable, LatentVariable
 from encdec.paradigms.latent import ExPostCallable
+from encdec.training.images import TrainingImages
 from encdec.types import Batch, Losses, require_positive
+
+_FOR_AXES = 5000  # images that the principal components are found from
 
 
 @final
@@ -23,7 +27,8 @@ class GLO(LatentVariable):
     then projected onto the unit ball. Samples decode a density that is fitted to the table. A held-out image gets its
     latent by the same search, the decoder fixed, so validation costs `latent_steps` decodings.
 
-    The paper starts the latents from the images' principal components; here they start at random.
+    The latents start at the images' principal components, as in the paper: divided by their root mean square length and
+    projected. Where there are fewer components than `latent_dim`, the other numbers start at 0.
 
     Source: Bojanowski, Joulin, Lopez-Paz & Szlam 2017, https://arxiv.org/abs/1707.05776, eq. 2 and sec. 2.
 
@@ -50,12 +55,23 @@ class GLO(LatentVariable):
         super().__init__(decoder, latent_dim, **kwargs)
         self.latent_lr, self.latent_steps, self.ex_post = latent_lr, latent_steps, ex_post(latent_dim)
         require_positive(self, "latent_lr", "latent_steps")
-        start = torch.randn(self.num_train, latent_dim) / latent_dim**0.5
-        self.table = LatentTable(self.num_train, latent_dim, latent_lr, start=start, project=project_to_ball)
+        self.table = LatentTable(self.num_train, latent_dim, latent_lr, project=project_to_ball)
 
     def losses(self, batch: Batch) -> Losses:
         """`loss`: Lap₁ of the decoded latents."""
         return self._of(self.codes(batch) if self.training else self.encode(batch), batch)
+
+    def before_epoch(self, images: TrainingImages) -> None:
+        """Before the first epoch, start the latents at the images' principal components."""
+        if self.table.steps.any():
+            return
+        every = -(-len(images) // _FOR_AXES)
+        some = torch.cat([batch.x[batch.index % every == 0] for batch in images])
+        axes = principal_axes(some.flatten(1), self.latent_dim)
+        scores = images.map(lambda batch: batch.x.flatten(1).float() @ axes)
+        scores -= scores.mean(0)
+        length = scores.square().sum(1).mean().sqrt()
+        self.table.values.copy_(project_to_ball(scores / length))
 
     def codes(self, batch: Batch) -> Tensor:
         """The latents of training images."""
