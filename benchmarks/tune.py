@@ -155,7 +155,7 @@ def table() -> str:
             continue
         found = [trial for trial in json.loads(path.read_text()) if trial["frechet"] is not None]
         best = min(found, key=lambda trial: float(trial["frechet"]))
-        first = found[0]
+        first = next(trial for trial in found if trial["settings"] == trials(name)[0])
         shown = [
             ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in trial["settings"].items())
             for trial in (first, best)
