@@ -7,7 +7,8 @@ import yaml
 
 from tests.conftest import ROOT, RunCLI
 
-CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
+STUDIES = sorted((ROOT / "configs" / "study").glob("*.yaml"))
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml") if path not in STUDIES)
 MOMENT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2")
 
 

@@ -1,0 +1,33 @@
+"""The studies that are shipped can be run as they stand."""
+
+from pathlib import Path
+
+import pytest
+
+from encdec.study import plan, spec
+from tests.cli.test_cli import printed
+from tests.cli.test_configs import STUDIES
+from tests.conftest import ROOT, RunCLI
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_job_of_a_shipped_study_is_a_fit(
+    path: Path, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = spec.load(path.relative_to(ROOT))
+    assert study.name == path.stem
+    jobs = plan.jobs(study)
+    assert len(jobs) == len(study.paradigms) * len(study.data) * len(study.seeds)
+    assert len({job.hash for job in jobs}) == len(jobs)
+    paradigm, data, seed = jobs[0].paradigm, jobs[0].data, jobs[0].seed
+    for job in jobs:  # all paradigms on one data set, and one of them on all
+        if job.seed == seed and (job.data == data or job.paradigm == paradigm):
+            assert printed(cli, capsys, *job.fit)["seed_everything"] == job.seed
+
+
+def test_quick_and_answer_have_every_config() -> None:
+    """A paradigm that is added joins both."""
+    configs = {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    for name in ("quick", "answer"):
+        study = spec.load(ROOT / "configs" / "study" / f"{name}.yaml")
+        assert {arg for entry in study.paradigms.values() for arg in entry.args if arg.endswith(".yaml")} == configs
