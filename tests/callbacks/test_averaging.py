@@ -104,7 +104,7 @@ def test_what_is_validated_drawn_and_saved_is_the_average(average: str, cli: Run
         with torch.no_grad():
             averaged = paradigm.measured_losses(batch).loss.mean().item()
             assert averaged == pytest.approx(saved["metrics"]["val/loss"], rel=1e-5)
-            samples = paradigm.sample(sample_labels(10)[0], fixed_noise(len(sample_labels(10)[0]), 32))
+            samples = paradigm.sample(sample_labels(10)[0], fixed_noise(len(sample_labels(10)[0]), paradigm.noise_dim))
             paradigm.load_state_dict(saved["current_model_state"])
             assert paradigm.measured_losses(batch).loss.mean().item() != pytest.approx(averaged, rel=1e-4)
         if saved["global_step"] == 20:

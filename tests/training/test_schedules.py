@@ -36,7 +36,7 @@ WARM_UP = (
 
 
 def adam() -> torch.optim.Optimizer:
-    return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-2)
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int = 12) -> LRScheduler:
@@ -77,7 +77,7 @@ def logged(name: str = "vae", version: int = 0) -> list[float]:
         ((COSINE, f"{NAME}.T_max=12", f"{NAME}_interval=step"), lambda: rates(cosine, 12)),
         (WARM_UP, lambda: rates(warm_up, 12)),
         # counted in epochs: each rate stays for the 4 steps of one
-        ((f"{NAME}=StepLR", f"{NAME}.step_size=1"), lambda: [1e-3] * 4 + [1e-4] * 4 + [1e-5] * 4),
+        ((f"{NAME}=StepLR", f"{NAME}.step_size=1"), lambda: [1e-2] * 4 + [1e-3] * 4 + [1e-4] * 4),
         ((f"{NAME}=CyclicLR", f"{NAME}.base_lr=0.001", f"{NAME}.max_lr=0.002", f"{NAME}.step_size_up=2",
           f"{NAME}.cycle_momentum=false"), lambda: [0.001, 0.0015, 0.002, 0.0015] * 3),
     ],
@@ -166,7 +166,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
                            f"{NAME}.cycle_momentum=false"), "it divides by a setting that is 0"),
     "T_0 of 0": ((f"{NAME}=CosineAnnealingWarmRestarts", f"{NAME}.T_0=0"), "Expected positive integer T_0"),
     "a rate that explodes": ((f"{NAME}=ExponentialLR", f"{NAME}.gamma=1e300"), "sets the learning rate to inf"),
-    "a negative rate": ((f"{NAME}=ExponentialLR", f"{NAME}.gamma=-1"), "sets the learning rate to -0.001"),
+    "a negative rate": ((f"{NAME}=ExponentialLR", f"{NAME}.gamma=-1"), "sets the learning rate to -0.01"),
     "milestones that fall": ((WARM_UP[0].replace("[5]", "[0]"),), "milestones must increase"),
     "an interval of nothing": ((f"{NAME}_interval=step",), "there is no scheduler"),
     "an interval that is none": ((f"{NAME}_interval=week",), "'step'"),
