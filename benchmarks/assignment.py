@@ -60,7 +60,7 @@ COLUMNS = {
     "coverage_classifier": "coverage",
     "sample_variance": "variance",
     "memorised": "memorised",
-    "nll_optimized": "−log p(x), bound",
+    "nll_posterior": "−log p(x), bound",
     "seconds": "seconds",
 }
 

@@ -63,7 +63,7 @@ COLUMNS = {
     "frechet_classifier": "Fréchet",
     "recall_classifier": "recall",
     "coverage_classifier": "coverage",
-    "nll_optimized": "−log p(x), bound",
+    "nll_posterior": "−log p(x), bound",
     "elbo_amortisation_gap": "amortisation gap",
     "memorised": "memorised",
 }

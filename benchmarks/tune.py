@@ -29,8 +29,8 @@ from encdec.cli import main as run
 from encdec.data import DataModule, FashionMNIST, Images
 from encdec.data.fingerprints import fingerprint
 from encdec.evaluation.context import Context
-from encdec.evaluation.distances import Frechet
 from encdec.evaluation.features import FeatureSpace, find_space
+from encdec.evaluation.frechet import Frechet
 from encdec.evaluation.view import DRAWS, View
 from encdec.paradigms import Paradigm
 from encdec.types import scaled
@@ -109,7 +109,7 @@ class Score:
         view = View(paradigm.eval())
         train = self._data.splits["train"]
         if self._space is None:
-            context = Context(view, train, self._data.splits["test"], 1, SAMPLES, 1, 1, 1, sigma=1.0)
+            context = Context(view, train, self._data.splits["test"], 1, SAMPLES)
             folder = RESULTS.parents[2] / "lightning_logs" / "features"
             self._space = find_space(context, "classifier", folder, fingerprint(train))
         frechet = Frechet(self._space.dim, torch.device("cpu"))

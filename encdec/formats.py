@@ -6,6 +6,8 @@ REPORT_FORMAT = 2
 """Of the JSON of an evaluation; a change that readers would notice raises it."""
 REPORT_ENDING = ".evaluation.json"
 """last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
+VALUES_ENDING = ".evaluation.npz"
+"""Beside a report: values of images of which its metrics are means, so that runs are compared image by image."""
 RENAMED_VALUES = {("mode", "colour"): "color"}
 """Settings and their values as encdec 0.1 called them, and what the values are called since."""
 

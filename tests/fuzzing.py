@@ -44,7 +44,7 @@ _TINY = (
 )  # fmt: skip
 _EVALUATION = (
     "--evaluation.num_images=20", "--evaluation.num_samples=40", "--evaluation.prior_samples=40",
-    "--evaluation.posterior_samples=4", "--evaluation.code_steps=2", "--evaluation.feature_space=pca",
+    "--evaluation.posterior_samples=4", "--evaluation.posterior_steps=2", "--evaluation.feature_space=pca",
 )  # fmt: skip
 _NEVER_IMPORTED = {"evil", "antigravity", "this", "turtle"}
 """What mutations name; no command has a reason of its own to import these."""

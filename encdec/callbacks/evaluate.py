@@ -10,24 +10,29 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from encdec.callbacks.evaluation_files import write_pictures
 from encdec.callbacks.evaluation_images import draw
+from encdec.callbacks.evaluation_output import print_answers, print_details
 from encdec.callbacks.image_grids import tensorboard_writers
 from encdec.callbacks.plain_progress import PlainProgress, plain_stages
 from encdec.callbacks.terminal import UNITS, print_verdicts
-from encdec.callbacks.verdicts import reference, stands_beside
+from encdec.callbacks.verdicts import reference
 from encdec.data import DataModule
 from encdec.data.fingerprints import fingerprint
 from encdec.evaluation import report
 from encdec.evaluation.context import Advance, Context
+from encdec.evaluation.costs import add_costs
 from encdec.evaluation.features import find_space
+from encdec.evaluation.image_values import ImageValues
+from encdec.evaluation.inference import Inferred, infer
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.processes import Processes
 from encdec.evaluation.reconstruction import evaluate_reconstruction
+from encdec.evaluation.references import Cache
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.samplers import Sampler, sample_from, side_by_side
 from encdec.evaluation.samples import evaluate_samples
@@ -37,8 +42,9 @@ from encdec.files import expanded
 from encdec.formats import REPORT_FORMAT
 from encdec.paradigms import Paradigm
 from encdec.runs import history
-from encdec.tables import print_table
-from encdec.text import printable
+from encdec.training import decoder_calls
+from encdec.training.split_means import SplitMeans
+from encdec.training.step import callbacks
 from encdec.types import require_positive
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
@@ -49,21 +55,23 @@ Stage = Callable[[str], Advance]
 class Evaluate(pl.Callback):
     """After `test`, scores the checkpoint on the test split in the same way for every paradigm.
 
-    Prints a table, writes `CHECKPOINT.evaluation.json` and `.csv` next to the checkpoint, logs every metric as
+    Prints the answers to five questions, writes `CHECKPOINT.evaluation.json` and `.csv` next to the checkpoint, `.npz`
+    with values of images for `compare`, `CHECKPOINT.samples.png` and `.reconstructions.png`, logs every metric as
     `test/NAME`, and then draws images; one that can't be drawn costs a sentence. What each metric means is described
     in docs/evaluation.md.
 
     Args:
         parts: which parts to run; an empty list leaves only the means of the objective's terms.
-        num_images: test images that are reconstructed and whose likelihood is estimated, at most.
+        num_images: test images that a posterior is fitted to and whose likelihood is estimated, at most, chosen at
+            random; what is cheap is measured on all.
         num_samples: samples that are drawn.
         posterior_samples: K of likelihoods by a posterior.
         prior_samples: K of likelihoods by the prior.
-        code_steps: steps of Adam in the search for an image's latent code, or its posterior.
-        sigma: of the Gaussian observation model, where the paradigm has none of its own.
+        posterior_steps: steps of Adam in the search for an image's posterior.
         feature_space: where samples are compared: `auto` is Inception where its weights are at hand, else a small
             classifier of the training split, else (data without labels) principal components.
-        cache_dir: folder for trained classifiers; `lightning_logs/features` if not given.
+        cache_dir: folder for trained classifiers and what real images score; `lightning_logs/features` if not given.
+        details: whether every metric is printed.
 
     Attributes:
         sampler: what latents of samples are drawn from, set by `test --sampler`; with `model` the prior and ex-post
@@ -77,23 +85,25 @@ class Evaluate(pl.Callback):
     def __init__(
         self,
         parts: list[Part] | None = None,
-        num_images: int = 10_000,
+        num_images: int = 1_000,
         num_samples: int = 10_000,
         posterior_samples: int = 64,
         prior_samples: int = 10_000,
-        code_steps: int = 100,
-        sigma: float = 0.1,
+        posterior_steps: int = 200,
         feature_space: Literal["auto", "inception", "classifier", "pca"] = "auto",
         cache_dir: str | None = None,
+        details: bool = False,
     ) -> None:
         self.parts = ["reconstruction", "likelihood", "samples", "latent"] if parts is None else list(parts)
         self.num_images, self.num_samples = num_images, num_samples
         self.posterior_samples, self.prior_samples = posterior_samples, prior_samples
-        self.code_steps, self.sigma, self.feature_space, self.cache_dir = code_steps, sigma, feature_space, cache_dir
-        require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "code_steps", "sigma")
+        self.posterior_steps, self.feature_space, self.cache_dir = posterior_steps, feature_space, cache_dir
+        self.details = details
+        require_positive(self, "num_images", "num_samples", "posterior_samples", "prior_samples", "posterior_steps")
         self.config: dict[str, Any] = {}
         self.sampler: Sampler = "model"
         self._history: list[str] = []
+        self._decoder_calls: float | None = None
         self.metrics: Metrics | None = None
         self.written: list[Path] = []
 
@@ -102,6 +112,7 @@ class Evaluate(pl.Callback):
     ) -> None:
         """Remember what the checkpoint's training began from, and what changed on its way."""
         self._history = history.in_checkpoint(checkpoint)
+        self._decoder_calls = decoder_calls.in_checkpoint(checkpoint)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate, show and write."""
@@ -116,11 +127,13 @@ class Evaluate(pl.Callback):
                 pl_module.cpu()  # sums are float64, which Apple's GPUs do not have
             context = self._context(trainer, pl_module, data)
             self.metrics = context.metrics
-            _add_means(trainer, pl_module, self.metrics)
+            _add_means(trainer, pl_module, context)
             prints = {name: fingerprint(images) for name, images in data.splits.items()}
-            latents, space = self._run(trainer, context, prints["train"])
+            inferred, space = self._run(trainer, context, prints)
         if trainer.is_global_zero:
-            _print_table(self.metrics)
+            print_answers(self.metrics)
+            if self.details:
+                print_details(self.metrics)
             measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
             if "sample_variance" in self.metrics.values:
                 measured["test/sample_variance"] = self.metrics.values["sample_variance"].value
@@ -132,15 +145,19 @@ class Evaluate(pl.Callback):
             if self.sampler != "model":
                 settings["sampler"] = self.sampler
             found["history"] = self._history
-            found |= {"undefined": self.metrics.undefined, "seconds": round(perf_counter() - began, 1)}
+            found |= {"undefined": self.metrics.undefined, "doubtful": self.metrics.doubtful}
+            found["seconds"] = round(perf_counter() - began, 1)
             folder, stem = _folder_and_stem(trainer, run)
-            self.written.extend(report.write(found, folder, stem))
-            as_json, as_csv = self.written
-            print(f"{as_json} and {as_csv.name}: these metrics, with all that repeats them", flush=True)
+            self.written.extend(report.write(found, self.metrics.images, folder, stem))
+            as_json, *others = self.written
+            names = " and ".join(path.suffix for path in others)
+            print(f"{as_json}, {names}: all metrics, with what repeats them", flush=True)
             self._log(trainer, pl_module)
             with torch.inference_mode(False), torch.no_grad():
+                for path in write_pictures(context, inferred, folder, stem):
+                    self.written.append(path)
                 for writer in tensorboard_writers(trainer):
-                    draw(writer, context, latents)
+                    draw(writer, context, inferred)
 
     def _context(self, trainer: pl.Trainer, paradigm: Paradigm, data: DataModule) -> Context:
         return Context(
@@ -151,14 +168,13 @@ class Evaluate(pl.Callback):
             num_samples=self.num_samples,
             posterior_samples=self.posterior_samples,
             prior_samples=self.prior_samples,
-            search_steps=self.code_steps,
-            sigma=self.sigma,
+            posterior_steps=self.posterior_steps,
             processes=processes_of(trainer),
         )
 
-    def _run(self, trainer: pl.Trainer, context: Context, fingerprint: str) -> tuple[Tensor | None, str]:
-        """Run the parts; the optimised latents, if they were searched for, and where samples were compared."""
-        latents, means, space = None, None, None
+    def _run(self, trainer: pl.Trainer, context: Context, prints: dict[str, str]) -> tuple[Inferred, str]:
+        """Run the parts; what was inferred about the test images, and where samples were compared."""
+        inferred, space, parts = Inferred(), None, set(self.parts)
         with _progress(trainer) as stage:
 
             def starting(name: str) -> Context:
@@ -166,28 +182,32 @@ class Evaluate(pl.Callback):
 
             if self.sampler != "model":
                 sample_from(starting("sampler: latents of training images"), self.sampler)
-            if "samples" in self.parts:  # first, because it may have to say that what was asked for is not at hand
-                folder = expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features"))
-                space = find_space(starting("feature space"), self.feature_space, Path(folder), fingerprint)
-            parts = set(self.parts)
+            folder = Path(expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")))
+            if "samples" in parts:  # first, because it may have to say that what was asked for is not at hand
+                space = find_space(starting("feature space"), self.feature_space, folder, prints["train"])
             if not context.view.is_latent:
                 name = type(context.view.paradigm).__name__
                 for part in sorted(parts & {"reconstruction", "likelihood"}):
                     context.metrics.undefined[part] = f"{name} makes images of noise, without latents or p(x|z)"
                 parts -= {"reconstruction", "likelihood"}
+            if context.view.is_latent and parts - {"samples"}:
+                fit = bool(parts & {"reconstruction", "likelihood"})
+                inferred = infer(starting("latents and posteriors of images"), fit)
             if "reconstruction" in parts:
-                latents = evaluate_reconstruction(starting("reconstruction: searching latents"))
+                evaluate_reconstruction(starting("reconstruction"), inferred)
             if "likelihood" in parts:
-                means = evaluate_likelihood(starting("likelihood"))
+                evaluate_likelihood(starting("likelihood"), inferred)
             if "latent" in parts and context.view.is_latent:
-                evaluate_latent(starting("latent space"), latents, means)
+                evaluate_latent(starting("latent space"), inferred)
             elif "latent" in parts:
                 add_smoothness(starting("smoothness"))
             if space is not None:
                 is_own = self.sampler == "model"
                 samplers = side_by_side(starting("samplers: latents of training images")) if is_own else {}
-                evaluate_samples(starting("samples"), space, samplers)
-        return latents, "" if space is None else space.description
+                cache = Cache(folder, prints["train"][:16] + prints["test"][:16])
+                evaluate_samples(starting("samples"), space, samplers, cache)
+            add_costs(starting("costs"), self._decoder_calls)
+        return inferred, "" if space is None else space.description
 
     def _log(self, trainer: pl.Trainer, paradigm: Paradigm) -> None:
         assert self.metrics is not None, "they are there after a test"
@@ -198,16 +218,38 @@ class Evaluate(pl.Callback):
             logger.log_metrics(new, step=paradigm.loaded_step)
 
 
-def _add_means(trainer: pl.Trainer, paradigm: Paradigm, metrics: Metrics) -> None:
+def _add_means(trainer: pl.Trainer, paradigm: Paradigm, context: Context) -> None:
     """The means over the split that Lightning's test loop has logged, with their floors."""
     means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    of_images = _of_images(trainer, context)
     for name, value in means.items():
         baseline = reference(name, means, paradigm.conditioning)
         short = name.removeprefix("test/")
-        unit = UNITS.get(short.partition("_")[0], "per image")
-        metrics.add(
-            short, value, unit, reference=baseline and baseline[0], reference_name=baseline[1] if baseline else ""
+        context.metrics.add(
+            short,
+            of_images.get(short, value),
+            UNITS.get(short.partition("_")[0], "per image"),
+            reference=baseline and baseline[0],
+            reference_name=baseline[1] if baseline else "",
         )
+
+
+def _of_images(trainer: pl.Trainer, context: Context) -> dict[str, ImageValues]:
+    """What the test loop has measured of each image, in the order of the split, by the name of the term."""
+    means = next((one for one in callbacks(trainer) if isinstance(one, SplitMeans)), None)
+    index, terms = means.of_images() if means is not None else (torch.zeros(0), {})
+    processes, device = context.processes, context.view.device
+    counts = torch.cat(processes.all_gather(torch.tensor([len(index)], device=device))).tolist()
+    if not all(counts):
+        return {}
+
+    def gathered(rows: Tensor) -> Tensor:
+        padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows))])
+        parts = processes.all_gather(padded.to(device).double())
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).cpu()
+
+    order = gathered(index).argsort()
+    return {name: ImageValues(gathered(values)[order].numpy()) for name, values in terms.items()}
 
 
 def processes_of(trainer: pl.Trainer) -> Processes:
@@ -238,18 +280,6 @@ def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
             return lambda done: bar.update(task, completed=done)
 
         yield stage
-
-
-def _print_table(metrics: Metrics) -> None:
-    rows = [["test split", "", "± s.e.", "to compare with", "unit"]]
-    for name, metric in metrics.values.items():
-        if not stands_beside(name):
-            error = "" if metric.standard_error is None else f"{metric.standard_error:.2g}"
-            baseline = "" if metric.reference is None else f"{metric.reference:.5g} {metric.reference_name}"
-            rows.append([printable(name), f"{metric.value:.5g}", error, printable(baseline), printable(metric.unit)])
-    print_table(rows, text=(4, 3, 0), box=SIMPLE_HEAD)
-    for name, reason in metrics.undefined.items():
-        print(f"{name} is not defined here: {reason}", flush=True)
 
 
 def _folder_and_stem(trainer: pl.Trainer, run: str | None) -> tuple[Path, str]:

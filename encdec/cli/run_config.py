@@ -64,6 +64,7 @@ def checked(path: Path) -> str:
         if type(settings) is not dict:
             raise build.UnfitError("it does not hold settings by their names")
         rules = _rules()
+        settings = version_0_1.evaluation(settings)
         plain = {name: build.as_plain(_fitted(name, value, rules)) for name, value in settings.items()}
     except build.UnfitError as error:
         raise UserError(f"{path}: {error}; if you trust this file, say so by --config {path}.") from error

@@ -1,17 +1,18 @@
 """Distances between samples and images in a feature space: Fréchet, kernel, and those to nearest neighbours."""
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
 from encdec.evaluation.context import block_size
 from encdec.evaluation.features import FeatureSpace
+from encdec.evaluation.frechet import Frechet, frechet_influence
+from encdec.evaluation.image_values import ImageValues
+from encdec.evaluation.kernel import kernel_distance
 from encdec.evaluation.processes import Processes
+from encdec.evaluation.references import References
 from encdec.evaluation.results import Metrics
 
 NAMES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
@@ -23,49 +24,8 @@ OF_SAMPLERS = ("frechet", "recall", "coverage")
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage."""
 
-_SUBSETS, _SUBSET_SIZE = 100, 1000  # of the kernel distance, as its authors use it
-_SEED = 0  # of the subsets: the same in every run
-
-
-class _AsItIs(nn.Module):
-    """The feature extractor of a metric that is fed with features."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.num_features = dim
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
-
-
-class Frechet:
-    """‖μ_1 − μ_2‖² + Tr(Σ_1 + Σ_2 − 2 (Σ_1 Σ_2)^½) between the test images, which come first, and other sets.
-
-    Every process is given all features, so that the metric has nothing to synchronise.
-
-    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6.
-    """
-
-    def __init__(self, dim: int, device: torch.device) -> None:
-        self._metric = FrechetInceptionDistance(_AsItIs(dim), reset_real_features=False, sync_on_compute=False)
-        self._metric.to(device)
-        self._test = True
-        self.device = device
-
-    def next_set(self) -> None:
-        """The next features are those of another set, to be compared with the test images."""
-        self._test = False
-        self._metric.reset()
-
-    def update(self, features: Tensor) -> None:
-        """Add features of a set, (N, dim)."""
-        self._metric.update(features.double(), real=self._test)
-
-    def compute(self) -> Tensor:
-        """The distance between the test images and the set, ()."""
-        distance = self._metric.compute()
-        assert isinstance(distance, Tensor)
-        return distance.clamp(min=0)  # rounding makes equal sets slightly negative
+Scores = Mapping[str, Tensor | ImageValues]
+"""Metrics by name: values of samples, (N,), or of test images."""
 
 
 def feature_scores(
@@ -73,57 +33,40 @@ def feature_scores(
     features: Tensor,
     test: Tensor,
     processes: Processes,
-    test_radii: Tensor | None = None,
+    references: References,
     names: Sequence[str] = NAMES,
-) -> dict[str, Tensor]:
+) -> Scores:
     """The metrics of a set of images by name, as far as there are enough images for them, and `names` has them.
 
-    `test_radii` is what `neighbour_radii` gives for the test images, where there are enough of them.
+    Args:
+        frechet: of all of the set and all test images.
+        features: of the set, (N, d), float64.
+        test: of the test images, (M, d), float64.
+        processes: who shares the work.
+        references: of the test images.
+        names: which of the metrics.
     """
     fewest = min(len(features), len(test))
-    scores = {}
+    scores: dict[str, Tensor | ImageValues] = {}
     if fewest >= 2:
-        scores["frechet"] = frechet.compute()
+        own, of_test = frechet_influence(features, test), frechet_influence(test, features)
+        scores["frechet"] = _moved(frechet.compute(), own, of_test)
         if "kernel" in names:
-            scores["kernel"], scores["kernel_spread"] = kernel_distance(features, test)
+            scores["kernel"] = _moved(*kernel_distance(features, test, processes, references.test_kernel))
     if fewest > NEIGHBOURS:
-        scores |= neighbour_scores(features, test, processes, test_radii)
+        scores |= neighbour_scores(features, test, processes, references.test_radii, names)
     return scores
 
 
-def kernel_distance(features: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared maximum mean discrepancy with the kernel (xᵀy / d + 1)³: mean and spread over random subsets.
-
-    Source: Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401, sec. 4.
-
-    Args:
-        features: of the samples, (N, d).
-        test: of the test images, (M, d).
-    """
-    subsets, size = _subsets(len(features), len(test))
-    with warnings.catch_warnings():
-        # it warns that it keeps all features: they are at most PAIRWISE, and kept already
-        warnings.simplefilter("ignore", UserWarning)
-        metric = KernelInceptionDistance(
-            _AsItIs(features.shape[1]), subsets=subsets, subset_size=size, sync_on_compute=False
-        )
-    metric.update(test.float(), real=True)  # twice as fast as float64, and its rounding is far below the spread
-    metric.update(features.float(), real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_SEED)
-        mean, spread = metric.compute()
-    return mean, spread
-
-
-def _subsets(samples: int, images: int) -> tuple[int, int]:
-    """Number and size of the kernel distance's subsets; one where it is all there is."""
-    size = min(_SUBSET_SIZE, samples, images)
-    return (1 if size == samples == images else _SUBSETS), size
+def _moved(value: Tensor, influence: Tensor, test_influence: Tensor) -> ImageValues:
+    """A distance as a mean over the test images, from how far each of them and each sample moves it."""
+    of_samples = float(influence.var() / len(influence))
+    return ImageValues((value + test_influence).double().cpu().numpy(), variance=of_samples)
 
 
 def neighbour_scores(
-    features: Tensor, test: Tensor, processes: Processes, test_radii: Tensor | None = None
-) -> dict[str, Tensor]:
+    features: Tensor, test: Tensor, processes: Processes, test_radii: Tensor, names: Sequence[str] = NAMES
+) -> dict[str, Tensor | ImageValues]:
     """Precision and density of each sample, (N,), recall and coverage of each test image, (M,).
 
     The ball of an image reaches to its k-th nearest other image of the same set, k = NEIGHBOURS. Precision: whether
@@ -137,41 +80,68 @@ def neighbour_scores(
         features: of the samples, (N, d).
         test: of the test images, (M, d).
         processes: who shares the work.
-        test_radii: what `neighbour_radii` gives for the test images, where it is known.
+        test_radii: what `neighbour_radii` gives for the test images.
+        names: which of the metrics, at most.
     """
-    radii = neighbour_radii(features, processes)
-    test_radii = neighbour_radii(test, processes) if test_radii is None else test_radii
+    radii, limits = neighbour_radii(features, processes).square(), test_radii.square().unsqueeze(1)
+    rows_of = _Squares(test, features)
     balls = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-    recall, coverage = [], []
+    empty = torch.zeros(0, dtype=torch.float64, device=features.device)
+    recall, coverage = [empty], [empty]
     for rows in processes.share(len(test)).split(block_size(len(features))):
-        distances = torch.cdist(test[rows], features)
-        inside = distances <= test_radii[rows].unsqueeze(1)
-        balls += inside.sum(0)
-        recall.append((distances <= radii).any(1).double())
+        squares = rows_of(rows)
+        recall.append((squares <= radii).any(1).double())
+        inside = squares <= limits[rows]
         coverage.append(inside.any(1).double())
+        if "precision" in names or "density" in names:
+            balls += inside.sum(0)
     balls = torch.stack(processes.all_gather(balls)).sum(0)
-    return {
+    found: dict[str, Tensor | ImageValues] = {
         "precision": (balls > 0).double(),
-        "recall": processes.merge(torch.cat(recall), len(test)),
+        "recall": _of_test(processes.merge(torch.cat(recall), len(test))),
         "density": balls.double() / NEIGHBOURS,
-        "coverage": processes.merge(torch.cat(coverage), len(test)),
+        "coverage": _of_test(processes.merge(torch.cat(coverage), len(test))),
     }
+    return {name: values for name, values in found.items() if name in names}
+
+
+def _of_test(values: Tensor) -> ImageValues:
+    return ImageValues(values.cpu().numpy())
 
 
 def neighbour_radii(features: Tensor, processes: Processes) -> Tensor:
-    """The distance of each image to its k-th nearest other one, (N, d) -> (N,)."""
-    radii = []
+    """The distance of each image to its k-th nearest other one, (N, d) -> (N,), float32."""
+    rows_of = _Squares(features, features)
+    radii = [torch.zeros(0, device=features.device)]
     for rows in processes.share(len(features)).split(block_size(len(features))):
-        nearest = torch.cdist(features[rows], features).topk(NEIGHBOURS + 1, largest=False).values
-        radii.append(nearest[:, -1])  # the nearest is the image itself
-    return processes.merge(torch.cat(radii), len(features))
+        squares = rows_of(rows)
+        squares[torch.arange(len(rows)), rows] = math.inf  # the image itself
+        radii.append(squares.topk(NEIGHBOURS, largest=False).values[:, -1])
+    return processes.merge(torch.cat(radii), len(features)).sqrt()
+
+
+class _Squares:
+    """Squared distances of some rows of a set (N, d) to another (M, d), float32, in half the time of float64's.
+
+    Both are centred first, so that no more digits are lost than the distances are apart by.
+    """
+
+    def __init__(self, one: Tensor, other: Tensor) -> None:
+        centre = other.double().mean(0)
+        self._one, self._other = (one.double() - centre).float(), (other.double() - centre).float()
+        self._squares = self._one.square().sum(1, keepdim=True), self._other.square().sum(1)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(len(rows), M)."""
+        squares = torch.addmm(self._squares[1], self._one[rows], self._other.T, alpha=-2)
+        return squares.add_(self._squares[0][rows]).clamp_(min=0)
 
 
 def add_distances(
     metrics: Metrics,
     space: FeatureSpace,
-    scores: dict[str, Tensor],
-    real_scores: dict[str, Tensor],
+    scores: Scores,
+    real_scores: Mapping[str, float],
     counts: tuple[int, int, int],
     names: Sequence[str] = NAMES,
     suffix: str = "",
@@ -193,11 +163,10 @@ def add_distances(
     more = f"; {source}" if source else ""
     all_of_them = f"{samples:,} samples vs {images:,} test images{more}"
     samples, images = min(samples, PAIRWISE), min(images, PAIRWISE)
-    subsets, size = _subsets(samples, images)
     pairs = f"{samples:,} samples vs {images:,} test images{more}"
     units = {
         "frechet": f"squared distance of features, {all_of_them}",
-        "kernel": f"squared MMD of features, mean ± spread of {subsets} subsets of {size:,}, {pairs}",
+        "kernel": f"squared MMD of features, unbiased, over all pairs, {pairs}",
         "precision": f"share of samples, k = {NEIGHBOURS}, {pairs}",
         "recall": f"share of test images, k = {NEIGHBOURS}, {pairs}",
         "density": f"neighbourhoods that a sample is in, over k = {NEIGHBOURS}, {pairs}",
@@ -209,7 +178,7 @@ def add_distances(
             needed = 2 if name in ("frechet", "kernel") else NEIGHBOURS + 1
             metrics.undefined[metric] = f"it needs at least {needed} samples and {needed} test images"
             continue
-        reference = float(real_scores[name].mean()) if name in real_scores else None
+        reference = real_scores.get(name)
         metrics.add(
             metric,
             scores[name],
@@ -217,6 +186,3 @@ def add_distances(
             reference=reference,
             reference_name="" if reference is None else f"{reals:,} real training images",
         )
-    kernel = f"kernel_{space.name}{suffix}"
-    if kernel in metrics.values and subsets > 1:
-        metrics.values[kernel] = replace(metrics.values[kernel], standard_error=float(scores["kernel_spread"]))

@@ -1,5 +1,6 @@
 """Feature spaces in which samples are compared with images: each metric is named after the space it is taken in."""
 
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class FeatureSpace:
         accuracy: share of the test split that its classifier gets right; None where it has no classifier.
         network: (B, C, H, W) in [0, 1] -> (B, dim).
         block: images that `network` is given at a time, which bounds the memory of its layers.
+        key: names the network's weights where they are not a function of the data alone.
     """
 
     name: str
@@ -50,6 +52,7 @@ class FeatureSpace:
     accuracy: float | None
     network: Callable[[Tensor], Tensor]
     block: int
+    key: str = ""
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -192,7 +195,8 @@ def _classifier(context: Context, path: Path) -> FeatureSpace:
     )
     _, height, width = train.image_shape
     block = block_size(4 * height * width)  # the first layer: 16 channels at half the height and width
-    return FeatureSpace("classifier", _FEATURES, description, accuracy, network.penultimate, block)
+    key = hashlib.sha256(first.cpu().numpy().tobytes()).hexdigest()
+    return FeatureSpace("classifier", _FEATURES, description, accuracy, network.penultimate, block, key)
 
 
 def _new_classifier(train: Images) -> _Classifier:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encdec.evaluation.context import Context
+from encdec.evaluation.image_values import ImageValues
 from encdec.evaluation.neighbours import latent_distances, nearest
 from encdec.evaluation.smoothness import CONSTANT
 from encdec.evaluation.view import View
@@ -57,7 +58,7 @@ def add_targets(context: Context, split: str, positions: Tensor, latents: Mappin
             continue
         context.metrics.add(
             name,
-            torch.cat(cosines),
+            ImageValues(torch.cat(cosines).cpu().numpy()),
             f"cosine of deviations from the mean image, mean over {len(torch.cat(cosines))} images",
             reference=_mean_cosine(total, kept),
             reference_name="all pairs",
@@ -88,10 +89,9 @@ def add_gradients(context: Context, split: str, positions: Tensor, pairing: str,
       by the other: zero.
     - `gradient_conflict_PAIRING`: how often such a near pair pulls in opposite directions (a negative cosine). 0:
       never; 0.5, the reference: as often as not, so the next step undoes this one.
-    - `gradient_cosine_PAIRING`: the mean cosine over all pairs of different images. A decoder that can still improve
-      for all of them at once has a positive one; at the end of any training the gradients sum to almost zero, and so
-      does this. So it says whether training is over, and nothing about the pairing; neither does the mean negative
-      part of the cosine over all pairs, which is why the conflict is measured between near latents.
+    The reference of the first is the mean cosine over all pairs of different images. A decoder that can still improve
+    for all of them at once has a positive one; at the end of any training the gradients sum to almost zero, and so
+    does this. So it says whether training is over, and nothing about the pairing.
 
     `random` is what training saw in the encoderless VAE. For a paradigm that was trained otherwise it is what random
     pairing would do to its decoder now, which at first is to make all of what it learnt undone, so that near pairs
@@ -108,7 +108,7 @@ def add_gradients(context: Context, split: str, positions: Tensor, pairing: str,
         latents: of these images, (n, d); up to ANCHORS of them, evenly spaced, are compared with all.
     """
     metrics = context.metrics
-    names = [f"gradient_{kind}_{pairing}" for kind in ("near", "conflict", "cosine")]
+    names = [f"gradient_{kind}_{pairing}" for kind in ("near", "conflict")]
     anchors = spread(len(latents), ANCHORS)
     total, count, cosines = torch.zeros(1, device=context.view.device), 0, []
     if len(latents) > 1:
@@ -135,7 +135,6 @@ def add_gradients(context: Context, split: str, positions: Tensor, pairing: str,
         reference=0.5,
         reference_name="unrelated images",
     )
-    metrics.add(names[2], cosine, f"mean cosine over all pairs of {count} images")
 
 
 def _unit_gradients(context: Context, split: str, positions: Tensor, latents: Tensor) -> Iterator[Tensor | None]:

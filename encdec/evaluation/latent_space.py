@@ -2,7 +2,8 @@
 
 A *pairing* says which latent an image is trained or decoded with: `random` (drawn from the prior), `encoder` (what
 `encode` gives), `paired` (what training used, where `encode` does not give it, as with fixed random latents), or
-`optimized` (found for a held-out image by search). Each metric exists for the pairings it is defined for.
+`posterior` (the mean of the Gaussian that is fitted to a held-out image). Each metric exists for the pairings it is
+defined for.
 """
 
 from collections.abc import Callable
@@ -10,41 +11,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from encdec.evaluation.context import Context, block_size
+from encdec.evaluation.context import Context, random_order
 from encdec.evaluation.gradients import add_gradients, add_targets, spread
+from encdec.evaluation.inference import Inferred
 from encdec.evaluation.neighbours import add_neighbours
+from encdec.evaluation.reconstruction import squared_errors
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.smoothness import add_smoothness
 from encdec.evaluation.view import DRAWS
-from encdec.objectives.losses import pixel_means, squared_error
 from encdec.types import Batch
 
 IMAGES = 2000
 """How many images neighbours are looked for among, and targets and `mse_paired` are measured on."""
 ACTIVE_VARIANCE = 0.01
 """A dimension is active if the variance of its posterior mean exceeds this (Burda et al. 2016, sec. 5)."""
-ACTIVE_IMAGES = 10_000
-"""Most images that active units are counted on."""
 
 
-def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means: Tensor | None) -> None:
-    """Add all metrics of the latent space. Encoding is shared by the processes; each does all else, which is cheap.
-
-    Args:
-        context: the evaluation.
-        optimized: latents found by search for the first n test images, (n, d), where they were searched for.
-        optimized_means: means of Gaussian posteriors found by search for the first n test images, (n, d).
-    """
+def evaluate_latent(context: Context, inferred: Inferred) -> None:
+    """Add all metrics of the latent space. Encoding is shared by the processes; each does all else, which is cheap."""
     view, metrics, advance = context.view, context.metrics, context.advance
-    num_test, num_train = len(context.test.labels), len(context.train.labels)
-    some_test, some_train = torch.arange(min(IMAGES, num_test)), spread(num_train, IMAGES)
-    encoded = _latents(context, view.encode, "test", some_test)
+    num_train = len(context.train.labels)
+    some_test, some_train = random_order(len(context.test.labels))[:IMAGES], spread(num_train, IMAGES)
     paired = _latents(context, view.codes, "train", some_train) if _has_own_pairing(context) else None
     advance(0.1)
 
-    optimized = None if optimized is None else optimized[: len(some_test)]
-    if encoded is not None or optimized is not None:
-        add_neighbours(context, "test", some_test, {"encoder": encoded, "optimized": optimized})
+    encoded = None if inferred.latents is None else inferred.latents[some_test.to(view.device)]
+    fitted = None if inferred.fitted is None else inferred.fitted.latents[: len(some_test)]
+    if encoded is not None or fitted is not None:
+        add_neighbours(context, "test", some_test, {"encoder": encoded, "posterior": fitted})
     if paired is not None:
         add_neighbours(context, "train", some_train, {"paired": paired})
     advance(0.3)
@@ -52,13 +46,10 @@ def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means:
     add_smoothness(context)
     advance(0.5)
 
-    def posterior_mean(batch: Batch) -> Tensor | None:
-        posterior = view.posterior(batch)
-        return None if posterior is None else posterior[0]
-
-    means = _latents(context, posterior_mean, "test", torch.arange(min(ACTIVE_IMAGES, num_test)))
-    add_active_units(metrics, "active_units", means)
-    add_active_units(metrics, "active_units_optimized", optimized_means)
+    if inferred.posterior is not None:
+        add_active_units(metrics, "active_units", inferred.posterior.mean)
+    if inferred.fitted is not None:
+        add_active_units(metrics, "active_units_posterior", inferred.fitted.q.mean)
     advance(0.6)
 
     pairings = {
@@ -73,12 +64,12 @@ def evaluate_latent(context: Context, optimized: Tensor | None, optimized_means:
         advance(0.6 + 0.1 * done)
 
     if paired is not None:
-        metrics.add("mse_paired", _squared_errors(context, "train", some_train, paired), "per pixel")
+        metrics.add("mse_paired", squared_errors(context, some_train, paired, "train"), "per pixel, training images")
     advance(1.0)
 
 
-def add_active_units(metrics: Metrics, name: str, means: Tensor | None) -> None:
-    """The number of dimensions that q(z|x) uses: those with Var_x(E_q[z]) > 0.01; nothing is added for None.
+def add_active_units(metrics: Metrics, name: str, means: Tensor) -> None:
+    """The number of dimensions that q(z|x) uses: those with Var_x(E_q[z]) > 0.01.
 
     Source: Burda et al. 2016, https://arxiv.org/abs/1509.00519, sec. 5.
 
@@ -87,8 +78,6 @@ def add_active_units(metrics: Metrics, name: str, means: Tensor | None) -> None:
         name: its name.
         means: posterior means of images, (n, d).
     """
-    if means is None:
-        return
     if len(means) < 2:
         metrics.undefined[name] = "it needs at least 2 images"
         return
@@ -117,12 +106,3 @@ def _latents(
         assert z is not None
         parts.append(z.detach())
     return processes.merge(torch.cat(parts), len(positions))
-
-
-def _squared_errors(context: Context, split: str, positions: Tensor, latents: Tensor) -> Tensor:
-    """Squared error per pixel of each image's decoded latent, (n,)."""
-    errors = [
-        squared_error(pixel_means(context.view.decode(z, batch.y)), batch.x)
-        for z, batch in zip(latents.split(block_size(context.numel)), context.batches(split, positions), strict=True)
-    ]
-    return torch.cat(errors) / context.numel

@@ -3,41 +3,46 @@
 With K latents from a proposal q, −log (1/K) Σ_k p(x|z_k) p(z_k) / q(z_k|x) is, in expectation, an upper bound of
 −log p(x) that falls with K (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8). Three proposals:
 
+- for every paradigm a Gaussian that is fitted to each image; see `encdec.evaluation.inference`. The ELBO's difference
+  to that of an encoder's posterior is its amortisation gap (Cremer, Li & Duvenaud 2018,
+  https://arxiv.org/abs/1801.03558, eq. 4);
 - the paradigm's posterior, where it has one;
 - the prior, where it has none: the K latents are shared by all images, and the bound is loose where K latents from
-  the prior seldom come close to an image;
-- for every paradigm a Gaussian that is fitted to each image by maximising the ELBO, the decoder fixed. This one
-  treats paradigms with and without an encoder alike, and the ELBO's difference to that of an encoder's posterior is
-  its amortisation gap (Cremer, Li & Duvenaud 2018, https://arxiv.org/abs/1801.03558, eq. 4).
+  the prior seldom come close to an image.
 
 The prior is what samples are drawn from. What a Gaussian is fitted over is decided in `encdec.evaluation.proposals`:
 the noise that latents are made of, or latents themselves. Where the decoder reads the label, the likelihood is p(x|y)
 of the image's own label.
 
-Observation models: Bernoulli on pixels made black or white at 0.5, a likelihood proper; Bernoulli on grey pixels,
-the usual cross-entropy, which is not normalised; Gaussian of a stated σ on grey pixels, a density on [0, 1].
+The observation model is the paradigm's own: Bernoulli on grey pixels, the usual cross-entropy, which is not
+normalised; or Gaussian of its σ, a density on [0, 1].
+
+All of it is measured on the images at `context.chosen`. What is known of all test images at little cost varies with it
+and corrects for the choice; see `encdec.evaluation.image_values`.
 """
 
-import itertools
 import math
+from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
 from encdec.evaluation.context import BLOCK, Context, block_size
-from encdec.evaluation.proposals import Proposal, Space, fit_space, latent_space
-from encdec.evaluation.reconstruction import START_LATENTS, best_of
+from encdec.evaluation.image_values import Floats, ImageValues
+from encdec.evaluation.inference import START_LATENTS, Inferred, best_of, own_observation
+from encdec.evaluation.proposals import Proposal, Space, latent_space
 from encdec.evaluation.view import DRAWS, View
 from encdec.objectives.losses import full_precision, gaussian_kl
-from encdec.objectives.observations import Bernoulli, Gaussian, Observation
+from encdec.objectives.observations import Gaussian, Observation
 from encdec.objectives.priors import log_normal
-from encdec.objectives.search import search
 from encdec.paradigms import infers
 from encdec.types import Batch
 
-_RATE = 0.1  # of Adam, for mean and log standard deviation; falls to 0 along a cosine
-_START_LOG_VAR = -2.0
+CONTROL_SAMPLES = 4
+"""K of the ELBO of all test images, the control variate."""
+FEW = 2.0
+"""Effective latents below which a bound is doubtful: little more than one latent carries everything."""
 
 
 @final
@@ -69,104 +74,115 @@ class LogMeanExp:
         return (2 * self._sum - self._squares).exp()
 
 
-def evaluate_likelihood(context: Context) -> Tensor:
-    """Add the likelihoods of the first `num_images` images, in nats per image; see the module for what they are.
+@torch.no_grad()
+def evaluate_likelihood(context: Context, inferred: Inferred) -> None:
+    """Add estimates for the test split, in nats per image.
 
-    `nll_bernoulli`, `nll_bernoulli_binary`, `nll_gaussian`: by the paradigm's own proposal (posterior or prior);
-    `elbo_posterior`: by its posterior; `elbo_optimized`, `nll_optimized`: by fitted Gaussians, under the paradigm's
-    own observation model (Bernoulli where it has none); `elbo_amortisation_gap`; `nll_ess` and
-    `nll_optimized_ess`: effective number of latents.
-
-    Returns:
-        The means of the fitted Gaussians, (n, dim).
+    `nll_posterior`, `elbo_posterior`: by the fitted Gaussians; `nll_encoder`, `elbo_encoder`: by the paradigm's own
+    posterior, and `elbo_amortisation_gap`, the difference of the two ELBOs; `nll_prior`: by latents from the prior,
+    where there is no posterior.
     """
-    view, processes = context.view, context.processes
-    own = getattr(view.paradigm, "observation", Bernoulli())
-    gaussian = own if isinstance(own, Gaussian) else Gaussian(context.sigma)
-    observations: dict[str, Observation] = {"bernoulli": Bernoulli(), "gaussian": gaussian}
-    if not isinstance(own, Bernoulli | Gaussian):
-        observations["own"] = own
-    own_name = next(name for name, known in observations.items() if type(known) is type(own))
-    n = min(context.num_images, len(context.test.labels))
-    share = processes.share(n)
+    view, chosen, processes = context.view, context.chosen, context.processes
+    observation = own_observation(view)
+    control = _control(context.span(0, 0.4), inferred, observation) if len(chosen) < len(context.test.labels) else None
+    share = processes.share(len(chosen))
     columns: dict[str, list[Tensor]] = {}
-    means = []
-    of_latents, of_fits = latent_space(view), fit_space(view)
     done = 0
-    # a block holds both the images and as many decodings
-    for batch in context.batches("test", share, block_size(context.numel, 1024)):
-        binary = batch._replace(x=(batch.x >= 0.5).to(batch.x.dtype))
-        posterior = _posterior(view, batch)
-        found: dict[str, Tensor] = {}
-        if posterior is None:
-            grey = prior_likelihoods(view, batch, observations, context.prior_samples)
-            black_white = prior_likelihoods(view, binary, {"bernoulli": Bernoulli()}, context.prior_samples)
-        else:
-            grey, elbo = posterior_likelihoods(
-                view, batch, of_latents, posterior, observations, context.posterior_samples
-            )
-            of_binary = _posterior(view, binary)
-            assert of_binary is not None
-            black_white, _ = posterior_likelihoods(
-                view, binary, of_latents, of_binary, {"bernoulli": Bernoulli()}, context.posterior_samples
-            )
-            found["elbo_posterior"] = elbo[own_name]
-        for name, estimate in grey.items():
-            found[f"nll_{name}"] = -estimate.value
-        found["nll_bernoulli_binary"] = -black_white["bernoulli"].value
-        found["nll_ess"] = grey[own_name].effective_count
-        fitted = fit_posterior(view, batch, of_fits, posterior, own, context.search_steps)
-        optimised, elbo = posterior_likelihoods(
-            view, batch, of_fits, fitted, {own_name: own}, context.posterior_samples
-        )
-        found["elbo_optimized"] = elbo[own_name]
-        found["nll_optimized"] = -optimised[own_name].value
-        found["nll_optimized_ess"] = optimised[own_name].effective_count
-        if posterior is not None:
-            found["elbo_amortisation_gap"] = found["elbo_optimized"] - found["elbo_posterior"]
-        for name, values in found.items():
+    for batch in context.batches("test", chosen[share], block_size(context.numel, 1024)):
+        rows = share[done : done + len(batch.x)]
+        for name, values in _measured(context, inferred, observation, batch, rows.to(view.device)).items():
             columns.setdefault(name, []).append(values)
-        means.append(fitted.mean)
+        done += len(batch.x)
+        context.advance(0.4 + 0.6 * done / len(share))
+    merged = {name: processes.merge(torch.cat(parts), len(chosen)).cpu() for name, parts in columns.items()}
+    _add(context, observation, merged, control)
+
+
+def _measured(
+    context: Context, inferred: Inferred, observation: Observation, batch: Batch, rows: Tensor
+) -> dict[str, Tensor]:
+    """The estimates for the images of a batch, (B,) each; `rows` are their places among the fitted posteriors."""
+    view, found = context.view, dict[str, Tensor]()
+
+    def by(name: str, space: Space, proposal: Proposal) -> None:
+        estimate, elbo = posterior_likelihood(view, batch, space, proposal, observation, context.posterior_samples)
+        found[f"nll_{name}"], found[f"elbo_{name}"] = -estimate.value, elbo
+        found[f"count_{name}"] = estimate.effective_count
+
+    if inferred.fitted is not None:
+        by("posterior", inferred.fitted.space, inferred.fitted.q.rows(rows))
+    if _has_own(context, inferred):
+        assert inferred.posterior is not None
+        by("encoder", latent_space(view), inferred.posterior.rows(batch.index))
+    elif inferred.posterior is None:
+        estimate = prior_likelihood(view, batch, observation, context.prior_samples)
+        found["nll_prior"], found["count_prior"] = -estimate.value, estimate.effective_count
+    if "elbo_encoder" in found and "elbo_posterior" in found:
+        found["elbo_amortisation_gap"] = found["elbo_posterior"] - found["elbo_encoder"]
+    return found
+
+
+def _has_own(context: Context, inferred: Inferred) -> bool:
+    """Whether there is a posterior of the paradigm's own, over latents that have a known density."""
+    return inferred.posterior is not None and context.view.latent.sampled.has_density
+
+
+def _control(context: Context, inferred: Inferred, observation: Observation) -> Floats:
+    """A cheap value of every test image that varies with its −log p(x), (N,), in nats.
+
+    The negative ELBO by K = 4 draws from the paradigm's own posterior; where it has none, the reconstruction term
+    at its own latent; where images have no latent, that at the most likely of `START_LATENTS` from the prior.
+    """
+    view, total = context.view, len(context.test.labels)
+    share = context.processes.share(total)
+    parts, done = list[Tensor](), 0
+    for batch in context.batches("test", share, block_size(context.numel, 1024)):
+        if _has_own(context, inferred):
+            assert inferred.posterior is not None
+            q = inferred.posterior.rows(batch.index)
+            _, elbo = posterior_likelihood(view, batch, latent_space(view), q, observation, CONTROL_SAMPLES)
+            parts.append(-elbo)
+        elif inferred.latents is not None:
+            logits = view.decode(inferred.latents[batch.index], batch.y)
+            parts.append(observation.nll(logits, batch.x).double())
+        else:
+            z = view.prior(view.noise(DRAWS["start_codes"], torch.arange(START_LATENTS)))
+            parts.append(best_of(view, batch, z, observation.nll_matrix)[1].double())
         done += len(batch.x)
         context.advance(done / len(share))
-    if infers(view.paradigm) and "elbo_posterior" not in columns:
-        why = f"{type(view.latent.sampled).__name__} has no known density at the posterior's latents"
-        context.metrics.undefined |= {"elbo_posterior": why, "elbo_amortisation_gap": why}
-    k = (
-        f"posterior, K = {context.posterior_samples:,}"
-        if "elbo_posterior" in columns
-        else f"prior, K = {context.prior_samples:,}"
-    )
-    fitted_k = f"{own_name}, fitted posterior, K = {context.posterior_samples:,}"
-    units = {
-        "nll_bernoulli": f"nats per image, grey pixels; {k}",
-        "nll_bernoulli_binary": f"nats per image, pixels binarised at 0.5; {k}",
-        "nll_gaussian": f"nats per image, grey pixels, σ = {gaussian.sigma:g}; {k}",
-        "nll_own": f"nats per image, {type(own).__name__}; {k}",
-        "nll_ess": f"effective samples; {k}",
-        "nll_optimized": f"nats per image, {fitted_k}",
-        "nll_optimized_ess": f"effective samples; {fitted_k}",
-        "elbo_posterior": f"nats per image, {own_name}",
-        "elbo_optimized": f"nats per image, {own_name}, fitted posterior",
-        "elbo_amortisation_gap": f"nats per image, {own_name}",
-    }
-    for name in columns:
-        values = processes.merge(torch.cat(columns[name]), n).cpu()
-        context.metrics.add(name, values, units[name])
-    return processes.merge(torch.cat(means), n)
+    merged: Floats = context.processes.merge(torch.cat(parts), total).cpu().numpy()
+    return merged
 
 
-def _posterior(view: View, batch: Batch) -> Proposal | None:
-    """The paradigm's q(z|x); None where there is none, or where the latents that it is over have no known density."""
-    found = view.posterior(batch) if view.latent.sampled.has_density else None
-    return None if found is None else Proposal(*map(full_precision, found))
+def _add(context: Context, observation: Observation, found: Mapping[str, Tensor], control: Floats | None) -> None:
+    """Add the metrics of values (n,), with their units, and say which bounds are loose."""
+    metrics, chosen = context.metrics, context.chosen
+    k = {"posterior": f"fitted posterior, K = {context.posterior_samples:,}"}
+    k["encoder"] = f"own posterior, K = {context.posterior_samples:,}"
+    k["prior"] = f"prior, K = {context.prior_samples:,}"
+    kind = type(observation).__name__
+    kind += f", σ = {observation.sigma:g}" if isinstance(observation, Gaussian) else ""
+    some = "" if control is None else f"; {len(chosen):,} test images, corrected by all {len(control):,}"
+    for name, values in found.items():
+        stem, _, by = name.partition("_")
+        if stem == "count":
+            effective = float(values.mean())
+            if effective < FEW:
+                metrics.doubtful[f"nll_{by}"] = (
+                    f"a loose bound: of the latents of the {k[by]}, {effective:.1f} carry all of it"
+                )
+            continue
+        unit = f"nats per image, {kind}, {k.get(by, 'fitted − own posterior')}{some}"
+        images = ImageValues.controlled(values.double().numpy(), control, chosen.numpy())
+        metrics.add(name, images, unit)
+    if infers(context.view.paradigm) and "elbo_encoder" not in found:
+        why = f"{type(context.view.latent.sampled).__name__} has no known density at the posterior's latents"
+        metrics.undefined |= dict.fromkeys(("nll_encoder", "elbo_encoder", "elbo_amortisation_gap"), why)
 
 
-def prior_likelihoods(
-    view: View, batch: Batch, observations: dict[str, Observation], samples: int
-) -> dict[str, LogMeanExp]:
+def prior_likelihood(view: View, batch: Batch, observation: Observation, samples: int) -> LogMeanExp:
     """log p(x) of each image by K = `samples` latents from the prior, which all images share."""
-    estimates = {name: LogMeanExp() for name in observations}
+    estimate = LogMeanExp()
     if view.reads_labels:
         groups = [batch.y == label for label in batch.y.unique()]
     else:
@@ -174,27 +190,20 @@ def prior_likelihoods(
     size = block_size(batch.x[0].numel())
     for draws in torch.arange(samples).split(size):
         z = view.prior(view.noise(DRAWS["prior_codes"], draws))
-        log_weights = {name: batch.x.new_empty(len(batch.x), len(draws)) for name in observations}
+        log_weights = batch.x.new_empty(len(batch.x), len(draws))
         for group in groups:
             logits = view.decode(z, batch.y[group][:1].expand(len(z)))
-            for name, observation in observations.items():
-                log_weights[name][group] = -observation.nll_matrix(logits, batch.x[group])
-        for name, estimate in estimates.items():
-            estimate.update(log_weights[name])
-    return estimates
+            log_weights[group] = -observation.nll_matrix(logits, batch.x[group])
+        estimate.update(log_weights)
+    return estimate
 
 
-def posterior_likelihoods(
-    view: View,
-    batch: Batch,
-    space: Space,
-    proposal: Proposal,
-    observations: dict[str, Observation],
-    samples: int,
-) -> tuple[dict[str, LogMeanExp], dict[str, Tensor]]:
+def posterior_likelihood(
+    view: View, batch: Batch, space: Space, proposal: Proposal, observation: Observation, samples: int
+) -> tuple[LogMeanExp, Tensor]:
     """log p(x) of each image by K = `samples` draws from a proposal, and the ELBO by the same ones, (B,)."""
-    estimates = {name: LogMeanExp() for name in observations}
-    elbos = {name: torch.zeros(len(batch.x), dtype=torch.float64, device=view.device) for name in observations}
+    estimate = LogMeanExp()
+    negative_nll = torch.zeros(len(batch.x), dtype=torch.float64, device=view.device)
     negative_kl = torch.zeros(len(batch.x), dtype=torch.float64, device=view.device)
     at_once = max(1, BLOCK // batch.x.numel())
     for draws in torch.arange(samples).split(at_once):
@@ -206,40 +215,8 @@ def posterior_likelihoods(
         negative_kl += log_prior.double().sum(0) / samples
         logits = view.decode(space.latent(u), batch.y.repeat(len(draws)))
         x = batch.x.repeat(len(draws), 1, 1, 1)
-        for name, observation in observations.items():
-            nll = observation.nll(logits, x).reshape(len(draws), -1)
-            estimates[name].update((log_ratio - nll).T)
-            elbos[name] -= nll.double().sum(0)
-    negative_kl = -gaussian_kl(*proposal).double() if space.is_standard else negative_kl + _entropy(proposal).double()
-    return estimates, {name: total / samples + negative_kl for name, total in elbos.items()}
-
-
-def fit_posterior(
-    view: View, batch: Batch, space: Space, start: Proposal | None, observation: Observation, steps: int
-) -> Proposal:
-    """The Gaussian q(u|x) of each image that maximises its ELBO, by Adam on mean and log-variance.
-
-    Begins at the posterior `start` over latents, or where there is none, or a latent has no u, at the most likely of
-    `START_LATENTS` from the prior.
-    """
-    if start is not None and space.of_latents is not None:
-        start = space.of_latents(start)
-    else:
-        e = view.noise(DRAWS["start_codes"], torch.arange(START_LATENTS))
-        mean = full_precision(space.of_noise(e))[best_of(view, batch, view.prior(e), observation.nll_matrix)]
-        start = Proposal(mean, torch.full_like(mean, _START_LOG_VAR))
-    draws = itertools.count(DRAWS["fit"])
-
-    def negative_elbo(mean: Tensor, log_std: Tensor) -> Tensor:
-        noise = full_precision(view.noise(next(draws), batch.index, space.dim))
-        u, q = mean + log_std.exp() * noise, Proposal(mean, 2 * log_std)
-        nll = observation.nll(view.decode(space.latent(u), batch.y), batch.x)
-        return nll + (gaussian_kl(*q) if space.is_standard else -space.log_prob(u) - _entropy(q))
-
-    mean, log_std = search(negative_elbo, (start.mean, start.log_var / 2), steps, _RATE, cosine=True)
-    return Proposal(mean, 2 * log_std)
-
-
-def _entropy(proposal: Proposal) -> Tensor:
-    """−E_q[log q(u|x)], (B,), in nats."""
-    return (0.5 * (1 + math.log(2 * math.pi)) + proposal.log_var / 2).sum(1)
+        nll = observation.nll(logits, x).reshape(len(draws), -1)
+        estimate.update((log_ratio - nll).T)
+        negative_nll -= nll.double().sum(0) / samples
+    negative_kl = -gaussian_kl(*proposal).double() if space.is_standard else negative_kl + proposal.entropy().double()
+    return estimate, negative_nll + negative_kl

@@ -8,6 +8,7 @@ from torch import Tensor
 from encdec.evaluation.context import Context, block_size
 
 _QUERIES = 1 << 25  # numbers of the images whose neighbours are looked for in one pass over the training split
+_CANDIDATES = 4  # nearest training images whose distance is taken exactly
 
 Query = Callable[[Tensor], Tensor]
 """The images at some positions, (Q,) -> (Q, C, H, W)."""
@@ -38,28 +39,57 @@ def memorized(context: Context, query: Query, total: int) -> Tensor:
 def _nearest(context: Context, query: Query, total: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Squared distance to the nearest training image and its position, (total,); query i is not compared with own[i].
 
-    Exact: ‖q − x‖² = ‖q‖² − 2 qᵀx + ‖x‖² in float64.
+    ‖q − x‖² = ‖q‖² − 2 qᵀx + ‖x‖² in float32 finds the `_CANDIDATES` nearest ones, whose distances are then taken in
+    float64.
     """
-    n, numel, device = len(context.train.labels), context.numel, context.view.device
+    numel, device = context.numel, context.view.device
     share = context.processes.share(total)
     parts = (share if len(share) else torch.zeros(1, dtype=torch.int64)).split(max(1, _QUERIES // numel))
     distances, positions = [], []
     for done, part in enumerate(parts):
-        queries = query(part).flatten(1).double()
-        best = torch.full((len(part),), torch.inf, dtype=torch.float64, device=device)
-        position = torch.zeros(len(part), dtype=torch.int64, device=device)
-        for batch in context.batches("train", torch.arange(n), block_size(max(numel, len(part)))):
-            x = batch.x.flatten(1).double()
-            found = torch.addmm(x.square().sum(1), queries, x.T, alpha=-2)
-            if own is not None:
-                found.masked_fill_(own[part].to(device).unsqueeze(1) == batch.index, torch.inf)
-            smallest, column = found.min(1)
-            nearer = smallest < best
-            best, position = torch.where(nearer, smallest, best), torch.where(nearer, batch.index[column], position)
-            context.advance((done + (int(batch.index[-1]) + 1) / n) / len(parts))
-        best += queries.square().sum(1)
+        start, end = done / len(parts), (done + 1) / len(parts)
+        queries = query(part).flatten(1).float()
+        excluded = None if own is None else own[part].to(device)
+        candidates = _candidates(context.span(start, end), queries, excluded)
+        exact = _exact(context, queries, candidates)
+        if excluded is not None:  # among fewer other images than candidates
+            exact.masked_fill_(candidates == excluded[:, None], torch.inf)
+        found = exact.min(1)
         # one grey level in one pixel is 1.5e-5, so what is below is the rounding of a zero
-        distances.append(best.masked_fill(best < 1e-9, 0))
-        positions.append(position)
+        distances.append(found.values.masked_fill(found.values < 1e-9, 0))
+        positions.append(candidates.gather(1, found.indices[:, None])[:, 0])
     merged = [context.processes.merge(torch.cat(rows)[: len(share)], total) for rows in (distances, positions)]
     return merged[0], merged[1]
+
+
+def _candidates(context: Context, queries: Tensor, excluded: Tensor | None) -> Tensor:
+    """Positions of the training images that are nearest to each query (Q, D), up to rounding: (Q, k), int64."""
+    n, device = len(context.train.labels), context.view.device
+    k = min(_CANDIDATES, n)
+    best = torch.full((len(queries), k), torch.inf, device=device)
+    positions = torch.zeros(len(queries), k, dtype=torch.int64, device=device)
+    for batch in context.batches("train", torch.arange(n), block_size(max(context.numel, len(queries)))):
+        x = batch.x.flatten(1).float()
+        found = torch.addmm(x.square().sum(1), queries, x.T, alpha=-2)
+        if excluded is not None:
+            found.masked_fill_(excluded.unsqueeze(1) == batch.index, torch.inf)
+        near = found.topk(min(k, len(x)), largest=False)
+        best, which = torch.cat([best, near.values], 1).topk(k, largest=False)
+        positions = torch.cat([positions, batch.index[near.indices]], 1).gather(1, which)
+        context.advance((int(batch.index[-1]) + 1) / n)
+    return positions
+
+
+def _exact(context: Context, queries: Tensor, candidates: Tensor) -> Tensor:
+    """Squared distances to the training images at some positions, (Q, D), (Q, k) -> (Q, k), float64."""
+    unique, which = candidates.unique(return_inverse=True)
+    distances = torch.zeros(candidates.shape, dtype=torch.float64, device=queries.device)
+    done = 0
+    for batch in context.batches("train", unique.cpu()):
+        for column in range(candidates.shape[1]):
+            row = which[:, column] - done
+            here = ((row >= 0) & (row < len(batch.x))).nonzero()[:, 0]
+            difference = queries[here].double() - batch.x.flatten(1)[row[here]].double()
+            distances[here, column] = difference.square().sum(1)
+        done += len(batch.x)
+    return distances

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encdec.evaluation.context import Context, block_size
+from encdec.evaluation.image_values import ImageValues
 
 NEIGHBOURS = 10
 """k: how many nearest neighbours of an image are compared."""
@@ -43,7 +44,9 @@ def add_neighbours(context: Context, split: str, positions: Tensor, latents: Map
             near_images, near_latents = nearest(between_images), nearest(between_latents)
             kept = (near_images.unsqueeze(2) == near_latents.unsqueeze(1)).any(2).double().mean(1)
             unit = f"share of an image's {NEIGHBOURS} nearest neighbours, mean over {n} images"
-            metrics.add(name, kept, unit, reference=NEIGHBOURS / (n - 1), reference_name="chance")
+            metrics.add(
+                name, ImageValues(kept.cpu().numpy()), unit, reference=NEIGHBOURS / (n - 1), reference_name="chance"
+            )
 
 
 def _pixel_distances(context: Context, split: str, positions: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Three kinds of prior ask for three kinds of u:
 - a smooth function of noise without a known density, as a network: u is the noise again.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +30,14 @@ class Proposal(NamedTuple):
 
     mean: Tensor
     log_var: Tensor
+
+    def rows(self, index: Tensor) -> "Proposal":
+        """Those of some images, int64 (B,)."""
+        return Proposal(self.mean[index], self.log_var[index])
+
+    def entropy(self) -> Tensor:
+        """−E_q[log q(u|x)], (B,), in nats."""
+        return (0.5 * (1 + math.log(2 * math.pi)) + self.log_var / 2).sum(1)
 
 
 @dataclass(frozen=True)

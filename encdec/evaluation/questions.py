@@ -62,7 +62,7 @@ QUESTIONS = (
     ),
     Question(
         "diversity",
-        "How much of what is real do its samples cover, without copies of training images?",
+        "How much of what is real do its samples cover, and are they copies?",
         _in_spaces("recall"),
         ("memorised",),
         "higher",

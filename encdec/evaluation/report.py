@@ -6,7 +6,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from typing import Any
 import torch
 
 from encdec import __version__
+from encdec.evaluation import image_values
+from encdec.evaluation.image_values import ImageValues
+from encdec.evaluation.questions import QUESTIONS
 from encdec.evaluation.results import Metrics
 from encdec.files import written_whole
-from encdec.formats import REPORT_ENDING
+from encdec.formats import REPORT_ENDING, VALUES_ENDING
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "numpy")
 
@@ -62,8 +65,11 @@ def metrics_as_dict(metrics: Metrics) -> dict[str, dict[str, Any]]:
     }
 
 
-def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
+def write(report: dict[str, Any], images: Mapping[str, ImageValues], folder: Path, stem: str) -> Iterator[Path]:
     """Write a report as STEM.evaluation.json and, its metrics in one row, as STEM.evaluation.csv; each when asked for.
+
+    `images` are the values of images of which metrics are means; of the answers to the questions and what is shown
+    beside them, STEM.evaluation.npz has them.
 
     A file is there whole or not at all. What JSON lacks is written as text: a setting that is infinite, a date, a
     path that is not UTF-8.
@@ -84,6 +90,11 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> Iterator[Path]:
         with written_whole(path) as file:
             file.write(text.encode(errors="backslashreplace"))  # as JSON writes half a surrogate pair, too
         yield path
+    names = {name for question in QUESTIONS for name in (*question.headline, *question.beside)}
+    path = folder / f"{stem}{VALUES_ENDING}"
+    with written_whole(path) as file:
+        image_values.write(file, {name: values for name, values in images.items() if name in names})
+    yield path
 
 
 def _finite(value: Any) -> Any:

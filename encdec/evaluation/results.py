@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from encdec.evaluation.image_values import ImageValues
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -27,32 +29,43 @@ class Metric:
 
 @dataclass
 class Metrics:
-    """The metrics of an evaluation by name, and a sentence for each that is not defined for this run."""
+    """The metrics of an evaluation by name, and sentences about them.
+
+    Attributes:
+        values: the metrics.
+        undefined: a sentence for each that is not defined for this run.
+        doubtful: a sentence for each that is to be read with care.
+        images: of those that are means over test images, which other runs share: the values of the images.
+    """
 
     values: dict[str, Metric] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, str] = field(default_factory=dict)
+    images: dict[str, ImageValues] = field(default_factory=dict, compare=False)
 
     def add(
         self,
         name: str,
-        value: float | Tensor,
+        value: float | Tensor | ImageValues,
         unit: str,
         *,
         reference: float | None = None,
         reference_name: str = "",
+        standard_error: float | None = None,
         undefined: str = "it is not finite",
     ) -> None:
         """Add a metric; a tensor (N,) of one value for each image becomes its mean with its standard error.
 
-        A value that is not finite never becomes a metric: it is listed with the sentence `undefined`.
+        A value that is not finite never becomes a metric: it is listed with the sentence `undefined`. `ImageValues`
+        are those of test images, and are kept; a tensor's are of samples or the like.
         """
-        standard_error = None
-        if isinstance(value, Tensor) and value.ndim == 1:
-            values = value.double()
-            if len(values) > 1:
-                standard_error = float(values.std() / math.sqrt(len(values)))
-            value = values.mean()
-        if not math.isfinite(value):
+        rows = ImageValues(value.double().cpu().numpy()) if isinstance(value, Tensor) and value.ndim == 1 else value
+        mean = (rows.mean if len(rows.values) else math.nan) if isinstance(rows, ImageValues) else float(rows)
+        if not math.isfinite(mean):
             self.undefined[name] = undefined
             return
-        self.values[name] = Metric(float(value), unit, standard_error, reference, reference_name)
+        if isinstance(rows, ImageValues):
+            standard_error = rows.standard_error
+        if isinstance(value, ImageValues):
+            self.images[name] = value
+        self.values[name] = Metric(mean, unit, standard_error, reference, reference_name)

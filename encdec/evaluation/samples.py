@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from encdec.evaluation import distances, diversity
-from encdec.evaluation.context import Context, block_size
+from encdec.evaluation.context import Context, block_size, random_order
 from encdec.evaluation.distances import (
     OF_SAMPLERS,
     PAIRWISE,
-    Frechet,
     add_distances,
     feature_scores,
     neighbour_radii,
 )
 from encdec.evaluation.diversity import Moments, add_diversity
 from encdec.evaluation.features import FeatureSpace
+from encdec.evaluation.frechet import Frechet
+from encdec.evaluation.kernel import means_within
 from encdec.evaluation.memorization import memorized
+from encdec.evaluation.references import Cache, References
+from encdec.evaluation.results import Metrics
 from encdec.evaluation.samplers import Drawn
 from encdec.evaluation.view import DRAWS
 from encdec.types import Batch
@@ -31,12 +34,13 @@ from encdec.types import Batch
 MEMORIZED = 2000
 """Samples, and test images, whose nearest training image is looked for."""
 
-_SEED = 0  # of the random order of images: the same in every run
-
 
 @torch.no_grad()
 def evaluate_samples(
-    context: Context, space: FeatureSpace, samplers: Mapping[str, Drawn] = MappingProxyType({})
+    context: Context,
+    space: FeatureSpace,
+    samplers: Mapping[str, Drawn] = MappingProxyType({}),
+    cache: Cache | None = None,
 ) -> None:
     """Add the metrics of `num_samples` samples, each with what as many real training images score.
 
@@ -49,12 +53,13 @@ def evaluate_samples(
         context: the evaluation.
         space: the feature space.
         samplers: by name; one that is the model's own is not measured again.
+        cache: where what real images score is kept; None computes it.
     """
     view, processes, advance = context.view, context.processes, context.advance
     device, numel, classes = view.device, context.numel, len(context.test.classes)
     num_samples, num_train = context.num_samples, len(context.train.labels)
     # a split may be sorted by class, so that its first images would not be a sample of it
-    test_order, train_order = _order(len(context.test.labels)), _order(num_train)
+    test_order = random_order(len(context.test.labels))
     labels = context.test.labels[test_order[torch.arange(num_samples) % len(test_order)]]
 
     def drawn(positions: Tensor) -> Iterator[Batch]:
@@ -75,26 +80,20 @@ def evaluate_samples(
 
     blocks = held_out.watch(real("test", test_order))
     test_features = _collect(context.span(0, 0.1), frechet, space, blocks, len(test_order))
+    references = _references(context.span(0.1, 0.4), space, frechet, test_features, cache)
     frechet.next_set()
     blocks = sampled.watch(drawn(processes.share(num_samples)))
-    features = _collect(context.span(0.1, 0.25), frechet, space, blocks, num_samples)
+    features = _collect(context.span(0.4, 0.5), frechet, space, blocks, num_samples)
     sampled.gather(processes)
     if not sampled.squares.isfinite().all():
         names = [*(f"{name}_{space.name}" for name in distances.NAMES), *diversity.NAMES, "memorised"]
         names += [f"{name}_{space.name}_{sampler}" for sampler in samplers for name in OF_SAMPLERS]
         context.metrics.undefined |= dict.fromkeys(names, "the decoder's samples are not finite numbers")
         return
-    test_radii = neighbour_radii(test_features, processes) if len(test_features) > distances.NEIGHBOURS else None
-    scores = feature_scores(frechet, features, test_features, processes, test_radii)
-    advance(0.4)
-    frechet.next_set()
-    references = train_order[:num_samples]
-    blocks = real("train", references)
-    real_features = _collect(context.span(0.4, 0.5), frechet, space, blocks, len(references))
-    real_scores = feature_scores(frechet, real_features, test_features, processes, test_radii)
-    advance(0.55)
-    counts = (num_samples, len(test_order), len(references))
-    add_distances(context.metrics, space, scores, real_scores, counts)
+    scores = feature_scores(frechet, features, test_features, processes, references)
+    advance(0.6)
+    counts = (num_samples, len(test_order), min(num_samples, num_train))
+    add_distances(context.metrics, space, scores, references.scores, counts)
     of_samplers = partial(add_distances, context.metrics, space, names=OF_SAMPLERS)
     for name, sampler in samplers.items():
         if sampler.ex_post is view.latent.ex_post:
@@ -103,40 +102,70 @@ def evaluate_samples(
             with view.sampling_from(sampler.ex_post):
                 frechet.next_set()
                 blocks = drawn(processes.share(num_samples))
-                features = _collect(context.span(0.55, 0.65), frechet, space, blocks, num_samples)
-            of_sampler = feature_scores(frechet, features, test_features, processes, test_radii, OF_SAMPLERS)
-        of_samplers(of_sampler, real_scores, counts, suffix=f"_{name}", source=sampler.source)
-    advance(0.65)
+                features = _collect(context.span(0.6, 0.7), frechet, space, blocks, num_samples)
+            of_sampler = feature_scores(frechet, features, test_features, processes, references, OF_SAMPLERS)
+        of_samplers(of_sampler, references.scores, counts, suffix=f"_{name}", source=sampler.source)
+    advance(0.7)
 
     for _ in seen.watch(real("train", torch.arange(num_train))):
         pass
     seen.gather(processes)
     held_out.gather(processes)
     add_diversity(context.metrics, sampled, held_out, seen)
-    advance(0.7)
+    advance(0.75)
 
-    queries, others = min(num_samples, MEMORIZED), test_order[:MEMORIZED]
-
-    def query(positions: Tensor) -> Tensor:
-        first, second = positions[positions < queries], positions[positions >= queries] - queries
-        return torch.cat([batch.x for batch in (*drawn(first), *looked_up("test", others[second]))])
-
-    if num_train < 2:
+    if references.held_out is None:
         context.metrics.undefined["memorised"] = "it needs at least 2 training images"
         return
-    closer = memorized(context.span(0.7, 1), query, queries + len(others))
+    queries = min(num_samples, MEMORIZED)
     context.metrics.add(
         "memorised",
-        closer[:queries],
+        memorized(context.span(0.75, 1), lambda positions: torch.cat([b.x for b in drawn(positions)]), queries),
         f"share of {queries:,} samples nearer to a training image than that is to its nearest other one",
-        reference=float(closer[queries:].mean()),
-        reference_name=f"{len(others):,} held-out images",
+        reference=references.held_out,
+        reference_name=f"{min(MEMORIZED, len(test_order)):,} held-out images",
     )
 
 
-def _order(count: int) -> Tensor:
-    """A random order of `count` images, the same in every run."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
+def _references(
+    context: Context, space: FeatureSpace, frechet: Frechet, test: Tensor, cache: Cache | None
+) -> References:
+    """What real images score; `test` are the features of the test images, which `frechet` has been given."""
+    count = min(context.num_samples, len(context.train.labels))
+
+    def compute() -> References:
+        return _computed(context, space, frechet, test, count)
+
+    if cache is None:
+        return compute()
+    key = f"{space.name} {space.key}, {count} training images, k = {distances.NEIGHBOURS}"
+    key += f", {PAIRWISE} in pairs, {MEMORIZED} held-out images"
+    return cache.get(key, context.processes, context.view.device, compute)
+
+
+def _computed(context: Context, space: FeatureSpace, frechet: Frechet, test: Tensor, count: int) -> References:
+    processes, order = context.processes, random_order(len(context.train.labels))[:count]
+    empty = torch.zeros(0, device=test.device)
+    radii = neighbour_radii(test, processes) if len(test) > distances.NEIGHBOURS else empty
+    kernel = means_within(test, processes) if len(test) > 1 else empty.double()
+    known = References(radii, kernel, {}, None)
+    frechet.next_set()
+    share = order[processes.share(count)]
+    blocks = context.batches("train", share) if len(share) else iter(())
+    features = _collect(context.span(0, 0.4), frechet, space, blocks, count)
+    scored = Metrics()
+    for name, values in feature_scores(frechet, features, test, processes, known).items():
+        scored.add(name, values, "")
+    context.advance(0.6)
+    held_out = None
+    if len(context.train.labels) > 1:
+        others = random_order(len(context.test.labels))[:MEMORIZED]
+
+        def query(positions: Tensor) -> Tensor:
+            return torch.cat([batch.x for batch in context.batches("test", others[positions])])
+
+        held_out = float(memorized(context.span(0.6, 1), query, len(others)).mean())
+    return References(radii, kernel, {name: metric.value for name, metric in scored.values.items()}, held_out)
 
 
 def _collect(context: Context, frechet: Frechet, space: FeatureSpace, blocks: Iterator[Batch], total: int) -> Tensor:

@@ -17,6 +17,7 @@ from encdec.paradigms.hparams import make_loadable
 from encdec.paradigms.overrides import refuse_overrides
 from encdec.paradigms.protocols import reconstructed
 from encdec.training import contract, schedules
+from encdec.training.decoder_calls import DecoderCalls
 from encdec.training.ex_post import FitExPost
 from encdec.training.finite import FiniteWeights
 from encdec.training.images import TrainingImages
@@ -160,7 +161,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         self._steps = Steps(self, self._curve)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._steps.take_over(self.trainer)
-        return [self._steps, self._curve, FitExPost(), self._means, FiniteWeights(), Provenance(self)]
+        return [self._steps, self._curve, FitExPost(), self._means, FiniteWeights(), Provenance(self), DecoderCalls()]
 
     def configure_optimizers(self) -> Any:
         """An optimizer for each player, each with a scheduler if there is one.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encdec.formats import WRITTEN_BY_KEY
+from encdec.messages import say
 from encdec.types import UserError
 
 _MOVED = {
@@ -19,6 +20,8 @@ _RENAMED = {
     "ImageFolder": {"mode": ("mode", {"colour": "color"})},
 }
 """Settings of a class: what they are called, and the values that are called otherwise."""
+_EVALUATION = {"code_steps": 100, "sigma": 0.1, "num_images": 10_000}
+"""Settings of an evaluation that had another meaning, and their values where nothing else was asked for."""
 FORMAT = 1
 """Of its checkpoints and exports."""
 
@@ -66,6 +69,22 @@ def config(values: Any) -> Any:
         if isinstance(arguments, dict):
             values["init_args"] = _renamed(path.rpartition(".")[2], arguments)
     return values
+
+
+def evaluation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a run's config, with those of an evaluation that still mean what they meant.
+
+    Its latents were found by a search of `code_steps`, all test images were measured, and `sigma` was that of a
+    likelihood of models without one.
+    """
+    given = settings.get("evaluation")
+    if not isinstance(given, dict) or "code_steps" not in given:
+        return dict(settings)
+    asked = [name for name, value in _EVALUATION.items() if given.get(name, value) != value]
+    if asked:
+        names = " and ".join(f"evaluation.{name}" for name in asked)
+        say(f"{names} in the config of an older encdec's run meant something else, and are left out.")
+    return {**settings, "evaluation": {name: value for name, value in given.items() if name not in _EVALUATION}}
 
 
 def _settings(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from encdec.data import DataModule
 from encdec.data.fingerprints import fingerprint
 from encdec.evaluation.context import Context, block_size
-from encdec.evaluation.distances import Frechet
 from encdec.evaluation.features import find_space
+from encdec.evaluation.frechet import Frechet
 from encdec.evaluation.view import DRAWS, View
 from encdec.paradigms import Paradigm
 from encdec.study.plan import CACHE

@@ -11,6 +11,7 @@ from torch import Tensor
 import encdec
 from encdec.data import DataModule
 from encdec.evaluation.context import Context
+from encdec.evaluation.inference import infer
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.reconstruction import evaluate_reconstruction
@@ -292,12 +293,12 @@ def _check_evaluation(paradigm: LatentVariable) -> None:
             num_samples=20,
             posterior_samples=2,
             prior_samples=10,
-            search_steps=3,
-            sigma=0.1,
+            posterior_steps=3,
         )
-        latents = evaluate_reconstruction(context)
-        means = evaluate_likelihood(context)
-        evaluate_latent(context, latents, means)
+        inferred = infer(context, fit=True)
+        evaluate_reconstruction(context, inferred)
+        evaluate_likelihood(context, inferred)
+        evaluate_latent(context, inferred)
         batch = next(context.batches("train", torch.arange(7)))
         view = context.view
         for kind, found in {"posterior": view.posterior(batch), "codes": [view.codes(batch)]}.items():

@@ -25,6 +25,7 @@ class SplitMeans(pl.Callback):
 
     def __init__(self, paradigm: "Paradigm") -> None:
         self._paradigm, self._sums = paradigm, RunningMeans()
+        self._of_images: list[dict[str, Tensor]] | None = None
 
     def measure(self, batch: Batch) -> None:
         """Take a batch into account."""
@@ -34,12 +35,26 @@ class SplitMeans(pl.Callback):
         terms = {"loss": losses.loss, **losses.terms}
         terms |= pixel_terms(losses.outputs(), batch.x, leave_out=terms)
         self._sums.update(terms, len(batch.x))
+        if self._of_images is not None:
+            rows = {name: value for name, value in terms.items() if value.ndim}
+            self._of_images.append({"": batch.index, **rows})
+
+    def of_images(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the images that this process tested: their positions in the split, (n,), and each term of theirs, (n,)."""
+        parts = self._of_images or []
+        if not parts:
+            return torch.zeros(0, dtype=torch.int64), {}
+        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return values.pop(""), values
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start new sums."""
         self._sums.reset()
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start new sums, and keep what they are of."""
+        self._sums.reset()
+        self._of_images = []
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the means; step ReduceLROnPlateau.

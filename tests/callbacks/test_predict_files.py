@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_for_tensorboard_is_one_sentence(command: str, run: 
         small = ("--config", "configs/decoder.yaml", "--model.decoder.hidden=[4]")  # checkpoints of 30 kB
         code, output = killing.run(run.parents[3], "fit", *small, "--trainer.max_epochs=2", largest_file=40_000)
     else:
-        few = ("--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.code_steps=1")
+        few = ("--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.posterior_steps=1")
         code, output = killing.run(run.parents[3], "test", CHECKPOINT, *few, largest_file=30_000)
         assert "last.evaluation.json and last.evaluation.csv: these metrics" in output, "the numbers are not lost"
         assert (run.parent / "checkpoints" / "last.evaluation.json").is_file()

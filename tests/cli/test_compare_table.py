@@ -110,7 +110,7 @@ def test_runs_of_one_name_with_other_settings_are_told_apart(cli: RunCLI, projec
             "--trainer.max_epochs=1", "--images.every_n_epochs=100")  # fmt: skip
     for version in range(3):
         cli("test", f"--ckpt_path=lightning_logs/vae/version_{version}/checkpoints/best.ckpt",
-            "--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.code_steps=1",
+            "--evaluation.parts=[reconstruction]", "--evaluation.num_images=9", "--evaluation.posterior_steps=1",
             )  # fmt: skip
     capsys.readouterr()
     rows, below = table_of(Path("lightning_logs"), capsys)

@@ -38,7 +38,7 @@ def test_double_precision_is_evaluated(cli: RunCLI, project: Path) -> None:
     cli(*MODEL, "--trainer.max_epochs=1", "--trainer.precision=64")
     path = "lightning_logs/vae/version_0/checkpoints/last"
     cli("test", f"--ckpt_path={path}.ckpt", "--evaluation.num_images=8", "--evaluation.num_samples=40",
-        "--evaluation.prior_samples=8", "--evaluation.posterior_samples=2", "--evaluation.code_steps=2",
+        "--evaluation.prior_samples=8", "--evaluation.posterior_samples=2", "--evaluation.posterior_steps=2",
         "--evaluation.feature_space=pca")  # fmt: skip
     assert Path(f"{path}.evaluation.json").is_file()
 

@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from encdec.data import Images, InMemoryImages
 from encdec.evaluation.context import Context
 from encdec.evaluation.features import FeatureSpace
+from encdec.evaluation.inference import Fitted, infer
 from encdec.evaluation.latent_space import evaluate_latent
 from encdec.evaluation.processes import Processes
+from encdec.evaluation.proposals import Proposal, latent_space
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.samples import evaluate_samples
 from encdec.evaluation.view import View
@@ -32,7 +35,7 @@ PIXELS = FeatureSpace("pixels", 64, "the pixels", None, lambda x: x.flatten(1), 
 def context_of(view: View, train: Images, test: Images | None = None, **changes: Any) -> Context:
     """An evaluation with sizes for tests, where `changes` does not say otherwise."""
     sizes = {"num_images": 10_000, "num_samples": 80, "posterior_samples": 16, "prior_samples": 500}
-    settings = sizes | {"search_steps": 100, "sigma": 0.3} | changes
+    settings = sizes | {"posterior_steps": 100} | changes
     return Context(view, train, train if test is None else test, **settings)
 
 
@@ -97,10 +100,18 @@ class Linear(LatentVariable):
         return self.table[batch.index]
 
 
-def evaluate_latents(paradigm: Paradigm, train: Images, test: Images, **latents: Tensor | None) -> Metrics:
+@torch.no_grad()
+def evaluate_latents(
+    paradigm: Paradigm, train: Images, test: Images, fitted: Tensor | None = None, **changes: Any
+) -> Metrics:
+    """The metrics of the latent space; `fitted` are the means of posteriors, of the first images in their order."""
     done = list[float]()
-    context = context_of(View(paradigm.eval()), train, test, advance=done.append)
-    evaluate_latent(context, latents.get("optimized"), latents.get("optimized_means"))
+    context = context_of(View(paradigm.eval()), train, test, advance=done.append, **changes)
+    inferred = infer(replace(context, advance=lambda done: None), fit=False)
+    if fitted is not None:
+        q = Proposal(fitted, torch.zeros_like(fitted))
+        inferred = replace(inferred, fitted=Fitted(q, latent_space(context.view)))
+    evaluate_latent(context, inferred)
     assert done == sorted(done)
     assert done[-1] == 1
     return context.metrics

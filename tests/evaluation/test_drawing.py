@@ -38,7 +38,8 @@ class OddImages(DataModule):
 '''
 FIT = ("--trainer.max_epochs=1", "--model.encoder.hidden=[8]", "--model.decoder.hidden=[8]", "--model.latent_dim=3")
 QUICK = ("--evaluation.num_images=6", "--evaluation.num_samples=20", "--evaluation.posterior_samples=2",
-         "--evaluation.prior_samples=5", "--evaluation.code_steps=2", "--evaluation.feature_space=pca")  # fmt: skip
+         "--evaluation.prior_samples=5", "--evaluation.posterior_steps=2",
+         "--evaluation.feature_space=pca")  # fmt: skip
 CHECKPOINT = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
 
 
@@ -105,8 +106,8 @@ def test_test_writes_its_report_before_it_draws(
     cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
     out, err = capsys.readouterr()
     assert err == r"encdec: test/latent_map is not drawn (ValueError: no [picture]\nhere); all else goes on." + "\n"
-    assert "mse_optimized" in out
-    assert "mse_optimized" in json.loads(report.read_text())["figures"]
+    assert "mse_posterior" in out
+    assert "mse_posterior" in json.loads(report.read_text())["metrics"]
     tags = set(events("lightning_logs/vae/version_0").Tags()["images"])
     assert {"test/reconstructions", "test/interpolations"} <= tags
     assert "test/latent_map" not in tags

@@ -79,7 +79,6 @@ def test_gradients_of_a_linear_model_against_outer_products() -> None:
     assert metrics.values["gradient_near_random"].value == pytest.approx(near.mean(), rel=1e-4)
     assert metrics.values["gradient_conflict_random"].value == pytest.approx((near < 0).mean())
     everything = (u @ u.T)[~np.eye(50, dtype=bool)].mean()
-    assert metrics.values["gradient_cosine_random"].value == pytest.approx(everything, rel=1e-3)
     assert metrics.values["gradient_near_random"].reference == pytest.approx(everything, rel=1e-3)
 
 
@@ -94,7 +93,7 @@ def test_equal_targets_agree_and_opposite_targets_contradict(
     paradigm.decoder.weight.zero_()  # pixel means of 1/2, halfway between both targets
     metrics = gradients(paradigm, images, torch.arange(2), torch.ones(2, 2))
     assert metrics.values["gradient_near_random"].value == pytest.approx(cosine, abs=1e-5)
-    assert metrics.values["gradient_cosine_random"].value == pytest.approx(cosine, abs=1e-5)
+    assert metrics.values["gradient_near_random"].reference == pytest.approx(cosine, abs=1e-5)
     assert metrics.values["gradient_conflict_random"].value == conflict
 
 
@@ -109,7 +108,7 @@ def test_gradients_without_a_direction_are_undefined() -> None:
         gradients(Linear(), images, torch.arange(1), torch.randn(1, 2)),
     ):
         assert not metrics.values
-        assert len(metrics.undefined) == 3
+        assert len(metrics.undefined) == 2
 
 
 def test_gradients_leave_no_trace_on_the_paradigm() -> None:

@@ -43,10 +43,10 @@ def test_neighbours_against_scikit_learn() -> None:
 
 def test_pixels_as_latents_keep_all_neighbours_and_random_latents_keep_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     images = random_images(400)
-    latents = {"encoder": pixels_of(images), "optimized": torch.randn(300, 4)}
+    latents = {"encoder": pixels_of(images), "posterior": torch.randn(300, 4)}
     whole = neighbours(images, torch.arange(400), latents)
     assert whole.values["neighbours_encoder"].value == 1
-    random = whole.values["neighbours_optimized"]
+    random = whole.values["neighbours_posterior"]
     assert random.standard_error is not None
     assert random.reference is not None
     assert abs(random.value - random.reference) < 4 * random.standard_error

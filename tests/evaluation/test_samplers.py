@@ -212,7 +212,7 @@ def test_the_command_line_takes_a_sampler(trained: str, cli: RunCLI) -> None:
     assert report["settings"]["sampler"] == "mixture"
     of_mixture = values_of(report)
     assert report["undefined"] == {}
-    assert "nll_optimized" in of_mixture
+    assert "nll_posterior" in of_mixture
     assert not {
         name for name in of_mixture if name.endswith(("classifier_prior", "classifier_gaussian", "classifier_mixture"))
     }

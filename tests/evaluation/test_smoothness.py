@@ -54,7 +54,7 @@ def test_a_decoder_that_ignores_its_latent_travels_nowhere() -> None:
     paradigm.of_label.copy_(torch.randn(3, 12))
     test = random_images(400)
     metrics = evaluate_latents(paradigm, random_images(30), test)
-    for name in ("path_length", "lipschitz_mean", "lipschitz_max"):
+    for name in ("path_length", "lipschitz_mean"):
         assert metrics.values[name].value == 0
     assert "whatever its latent" in metrics.undefined["path_ratio"]
     x = pixels_of(test)
@@ -75,5 +75,5 @@ def test_coarse_weights_have_no_lipschitz_constant() -> None:
     context = context_of(View(Linear().to(torch.bfloat16)), random_images(20))
     add_smoothness(context)
     metrics = context.metrics
-    assert "bfloat16" in metrics.undefined["lipschitz_max"]
+    assert "bfloat16" in metrics.undefined["lipschitz_mean"]
     assert "path_length" in metrics.values

@@ -79,7 +79,8 @@ def test_validate_and_test_have_the_floors_of_what_they_measure(
     out = capfd.readouterr().out
     assert "40 of its 144 images are measured" in out
     assert f"{floor('val', 40):.5g}" in out
-    cli("test", *CONFIG, "--ckpt_path", LAST, *few, "--evaluation.parts=[reconstruction]", "--evaluation.code_steps=2",
+    cli("test", *CONFIG, "--ckpt_path", LAST, *few, "--evaluation.parts=[reconstruction]",
+        "--evaluation.posterior_steps=2",
         "--evaluation.num_images=8")  # fmt: skip
     out = capfd.readouterr().out
     assert "80 of its 359 images are measured" in out

@@ -15,7 +15,7 @@ MODEL = (
 )  # fmt: skip
 RUN = "lightning_logs/a/version_0"
 LAST = f"{RUN}/checkpoints/last.ckpt"
-FIGURES = ("--evaluation.parts=[reconstruction]", "--evaluation.code_steps=1", "--evaluation.num_images=8")
+QUICK = ("--evaluation.parts=[reconstruction]", "--evaluation.posterior_steps=1", "--evaluation.num_images=8")
 
 
 def history(path: str) -> list[str]:
@@ -63,9 +63,9 @@ def test_a_run_from_a_checkpoint_is_no_seed_of_one_from_nothing(
     assert history(fine_tuned) == ["began from the step 11 of a trained VAE"]
     assert history(fresh) == []
     for path in (fine_tuned, fresh):
-        cli("test", "--ckpt_path", path, *FIGURES)
+        cli("test", "--ckpt_path", path, *QUICK)
     capsys.readouterr()
-    compare(["--markdown", "--figures", "mse", "lightning_logs/b"])
+    compare(["--markdown", "--metrics", "mse", "lightning_logs/b"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| b")]
     assert len(rows) == 2, rows
     assert sum("began from the step" in row for row in rows) == 1

@@ -188,5 +188,9 @@ def _differences(reports: list[dict[str, Any]]) -> list[str]:
 
 
 def _settings(report: dict[str, Any]) -> str:
-    settings = {name: value for name, value in report.get("settings", {}).items() if name not in ("parts", "cache_dir")}
+    settings = {
+        name: value
+        for name, value in report.get("settings", {}).items()
+        if name not in ("parts", "cache_dir", "details")
+    }
     return json.dumps(settings, sort_keys=True)

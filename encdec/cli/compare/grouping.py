@@ -20,12 +20,15 @@ _IRRELEVANT = {
     "trainer.deterministic", "trainer.profiler", "trainer.detect_anomaly", "trainer.barebones", "trainer.plugins",
     "trainer.inference_mode", "trainer.use_distributed_sampler", "trainer.limit_predict_batches",
     "trainer.model_registry", "evaluation.parts", "evaluation.feature_space", "evaluation.cache_dir",
+    "evaluation.details",
 }  # fmt: skip
 """Settings that change no metric, or no more than its last digits. What is measured, not how it was asked for, counts
 of the data (their fingerprint), of the precision and of the feature space (part of its metrics' names)."""
 _PATHS = ("path", "dir", "root", "folder")
 """How settings of data end that say where the data lie, in reports that do not list those `without_effect`."""
 _LONGEST_VALUE = 40
+_OF_THE_MACHINE = {"latent_milliseconds"}
+"""Metrics that are not the same when the same is measured again."""
 
 
 @dataclass
@@ -65,7 +68,7 @@ class Row:
         found = []
         for seed, reports in self.by_seed.items():
             if len(reports) > 1:
-                metrics = {name for report in reports for name in report["metrics"]}
+                metrics = {name for report in reports for name in report["metrics"]} - _OF_THE_MACHINE
                 same = all(len({_value(report, name) for report in reports}) == 1 for name in metrics)
                 found.append(
                     f"{self.label}: {len(reports)} runs have the seed {printable(str(seed), 20)} and the same settings"
