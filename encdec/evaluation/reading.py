@@ -49,7 +49,7 @@ def find(paths: Iterable[str], checkpoint: str | None) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report, checked as a whole; its `checkpoint` is the stem of the checkpoint's file.
+    """A report, checked as a whole; its `checkpoint` is the stem of the checkpoint's file, its `path` where it lies.
 
     Raises:
         UserError: it can't be read, or it is not a report; the sentence says what is wrong.
@@ -68,6 +68,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{printable(problem or 'unknown reason', 200)}; write it again by `python -m encdec test`."
         ) from error
     report["checkpoint"] = Path(report.get("checkpoint") or path.name.removesuffix(REPORT_ENDING)).stem
+    report["path"] = str(path)
     return report
 
 

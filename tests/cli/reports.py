@@ -1,5 +1,6 @@
 """Reports as `test` writes them, for the tests of `compare`."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -38,10 +39,11 @@ def write(folder: Path, report: dict[str, Any], version: int = 0, checkpoint: st
 
 
 def table_of(folder: Path, capsys: Capture, *args: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The cells of the Markdown table by their row's name, and the lines below it."""
+    """The cells of the first Markdown table by their row's name, and the lines below it that are no table's."""
     compare.main([str(folder), "--markdown", *args])
     lines = capsys.readouterr().out.splitlines()
-    rows = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in lines if line.startswith("|")][2:]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    rows = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in table][2:]
     return {row[0]: row[1:] for row in rows}, [line for line in lines if not line.startswith("|")]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
+from encdec.cli.compare.pairs import baseline_of, paired
 from encdec.evaluation.questions import QUESTIONS
 from encdec.evaluation.reading import find, read
 from encdec.messages import fail, say, suggestion
@@ -63,6 +64,9 @@ def _compare(args: Sequence[str]) -> None:
         "--checkpoint", help="which checkpoint of each run (default: last, or best where last was not evaluated)"
     )
     parser.add_argument("--metrics", help="names of metrics, separated by commas; 'all' shows every one")
+    parser.add_argument(
+        "--baseline", help="the row that the others are compared with image by image (default: the first)"
+    )
     parser.add_argument("--markdown", action="store_true", help="as a Markdown table")
     options = parser.parse_intermixed_args(args)
     if options.checkpoint is not None and not options.checkpoint.removesuffix(".ckpt"):
@@ -71,20 +75,32 @@ def _compare(args: Sequence[str]) -> None:
     reports = _readable(options.paths, checkpoint)
     wanted = _wanted(options.metrics, reports)
     found = rows(reports)
+    baseline = baseline_of(found, options.baseline)
     table = [["", "seeds", *map(printable, wanted)]]
     table += [[row.label, row.seeds(), *map(row.cell, wanted)] for row in found]
-    if options.markdown:
-        print("\n".join(_markdown(table)))
-    else:
-        from encdec.tables import print_numbers  # rich, which takes a while to import
-
-        print_numbers(table)
+    _print(table, options.markdown)
+    differences = paired(found, baseline, wanted)
+    if differences:
+        print(
+            "Differences image by image, ± the standard error by the choice of test images; the\n"
+            "spread over seeds, ± in the table above, is not part of it:"
+        )
+        _print(differences, options.markdown)
     for metric in wanted:
         print(f"{printable(metric)}: {_reference(reports, metric)}")
     if not wanted:
         print("No run has one of the metrics that are shown: --metrics all shows those that there are.")
     for line in (*(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
         print(line)
+
+
+def _print(table: list[list[str]], as_markdown: bool) -> None:
+    if as_markdown:
+        print("\n".join(_markdown(table)))
+        return
+    from encdec.tables import print_numbers  # rich, which takes a while to import
+
+    print_numbers(table)
 
 
 def _readable(paths: Sequence[str], checkpoint: str | None) -> list[dict[str, Any]]:
@@ -174,7 +190,7 @@ def _differences(reports: list[dict[str, Any]]) -> list[str]:
         {
             "data": report["data"]["fingerprint"],
             "feature spaces": report.get("feature_space"),
-            "evaluation settings": _settings(report),
+            **{f"settings of the evaluation ({name})": value for name, value in _settings(report).items()},
             "precisions": report.get("precision"),
             "versions of packages": json.dumps([report.get("versions", {}).get(name) for name in _DECIDE]),
         }
@@ -182,15 +198,14 @@ def _differences(reports: list[dict[str, Any]]) -> list[str]:
     ]
     return [
         f"Careful: these runs were evaluated with different {name}."
-        for name in found[0]
-        if len({one[name] for one in found}) > 1
+        for name in dict.fromkeys(name for one in found for name in one)
+        if len({one.get(name) for one in found}) > 1
     ]
 
 
-def _settings(report: dict[str, Any]) -> str:
-    settings = {
-        name: value
+def _settings(report: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: json.dumps(value, sort_keys=True)
         for name, value in report.get("settings", {}).items()
         if name not in ("parts", "cache_dir", "details")
     }
-    return json.dumps(settings, sort_keys=True)
