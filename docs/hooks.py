@@ -54,11 +54,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html_of_page: str, **_: Any) -> str:
-    """Writes formulas as MathML, which browsers render by themselves."""
+    """Writes formulas as MathML, which browsers render by themselves, and keeps numbers whole."""
 
     def drawn(formula: re.Match[str]) -> str:
         drawn = convert(html.unescape(formula[3]), display="block" if formula[2] == "[" else "inline")
         # the space after an operator's name, which LaTeX has
         return re.sub(r"(<mi>(?:log|max|min|softplus|KL)</mi>)", r'\1<mspace width="0.17em"></mspace>', drawn)
 
-    return FORMULA.sub(drawn, html_of_page)
+    return FORMULA.sub(drawn, html_of_page).replace(" ± ", "\u00a0±\u00a0")  # a number and its spread stay on one line
