@@ -1,17 +1,21 @@
 """A study's report: what it says follows from the numbers, and nothing is filled in, mixed or left out silently."""
 
 import csv
+import io
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from encdec.study.report import IMAGES, write_report
 from encdec.types import UserError
 
+from . import reports
 from .reports import Folder, metric, usual
 
 
@@ -345,3 +349,21 @@ def test_names_of_users_are_no_markup(tmp_path: Path) -> None:
     assert page.count("<script>") == 1
     assert "<img src=x" not in page
     assert "<img src=x" not in (folder.path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_thirty_paradigms_on_four_data_sets_stay_below_8_mb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rough(shift: int) -> bytes:
+        """8 × 8 images of 28 × 28 pixels of noise, which no format compresses well."""
+        pixels = np.random.default_rng(shift).integers(0, 256, (240, 240)).astype(np.uint8)
+        written = io.BytesIO()
+        Image.fromarray(pixels).save(written, "PNG")
+        return written.getvalue()
+
+    monkeypatch.setattr(reports, "grid", rough)
+    names = [f"paradigm_{place:02}" for place in range(30)]
+    folder = Folder(tmp_path / "big", names, ("digits", "mnist", "fashion", "cifar10"))
+    folder.fill()
+    page = write_report(folder.path)[0]
+    assert page.stat().st_size < 8e6
+    assert page.read_text(encoding="utf-8").count("<img ") == 30 * 4 * 2

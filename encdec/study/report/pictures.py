@@ -14,8 +14,8 @@ from encdec.study.report.reading import Result, Results
 from encdec.study.report.tables import best, mean_cell
 from encdec.study.report.words import COSTS, better, decimals, plural, title, unit
 
-_ALL_IMAGES = 5 << 20  # bytes, beyond which all are compressed more
-_QUALITIES = (80, 60, 40, 25, 10)  # of WebP
+_ALL_IMAGES = 3 << 20  # bytes, beyond which all are compressed more
+_QUALITIES = ((80, 1), (60, 1), (40, 1), (25, 1), (25, 2), (10, 4))  # of WebP, and by how much images are made smaller
 _GRIDS = {
     "samples": ("Samples, of the same noise for every paradigm where it takes as much", ".samples.png"),
     "reconstructions": ("Reconstructions: test images above, what becomes of them below", ".reconstructions.png"),
@@ -85,8 +85,10 @@ def grids(results: Results) -> Section:
         for job in _first_seeds(results, data)
         if (path := job.beside(ending)) is not None
     ]
-    for quality in _QUALITIES:
-        made = {(data, kind, job.paradigm): _webp(path.read_bytes(), quality) for data, kind, job, path in chosen}
+    for quality, smaller in _QUALITIES:
+        made = {
+            (data, kind, job.paradigm): _webp(path.read_bytes(), quality, smaller) for data, kind, job, path in chosen
+        }
         if sum(len(content) for content, _ in made.values()) <= _ALL_IMAGES:
             break
     blocks: list[Block] = []
@@ -143,12 +145,12 @@ def _first_seeds(results: Results, data: str) -> Iterator[Result]:
         yield from results.of(data, paradigm)[:1]
 
 
-def _webp(content: bytes, quality: int) -> tuple[bytes, tuple[int, int]]:
-    """An image as WebP, grey where all of its channels are equal."""
+def _webp(content: bytes, quality: int, smaller: int) -> tuple[bytes, tuple[int, int]]:
+    """An image as WebP, and the size that it had before it was made smaller."""
     with Image.open(io.BytesIO(content)) as opened:
         image = opened.convert("RGB")
     written = io.BytesIO()
-    image.save(written, "WEBP", quality=quality, method=6)
+    image.reduce(smaller).save(written, "WEBP", quality=quality, method=4)
     return written.getvalue(), image.size
 
 

@@ -41,7 +41,7 @@ def title(metric: str) -> str:
 def in_sentence(metric: str) -> str:
     """What a metric is called in the middle of a sentence."""
     name = title(metric)
-    return name if name[:2].isupper() else name[0].lower() + name[1:]
+    return name if name[:2].isupper() or name.startswith("Fréchet") else name[0].lower() + name[1:]
 
 
 def unit(metric: str, given: str = "") -> str:
