@@ -141,6 +141,7 @@ class Evaluate(pl.Callback):
             found = _provenance(trainer, pl_module, data, prints, run)
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             metrics = report.metrics_as_dict(self.metrics)
+            found |= {"has_encoder": context.view.has_encoder, "reads_labels": context.view.reads_labels}
             found |= {"feature_space": space, "settings": settings, "config": self.config, "metrics": metrics}
             if self.sampler != "model":
                 settings["sampler"] = self.sampler

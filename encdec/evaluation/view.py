@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encdec.objectives.noise import normal
 from encdec.objectives.priors import FittedPrior
 from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes, infers
-from encdec.types import Batch
+from encdec.types import Batch, Conditioning
 
 DRAWS = {
     "labels": 1001,
@@ -42,6 +42,15 @@ class View:
     def is_latent(self) -> bool:
         """Whether images come from latents by a decoder."""
         return isinstance(self.paradigm, LatentVariable)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether a trained network of its own reads an image and gives its latent; a table or a search is none.
+
+        An encoder that sees zeros in place of the image does not count.
+        """
+        encoder = getattr(self.paradigm, "encoder", None)
+        return isinstance(encoder, nn.Module) and self.paradigm.conditioning is Conditioning.IMAGE
 
     @property
     def latent(self) -> LatentVariable:
