@@ -42,6 +42,7 @@ from encdec.evaluation.samplers import check_sampler
 from encdec.messages import say
 from encdec.networks import Decoder, Encoder
 from encdec.paradigms import Paradigm
+from encdec.requeue import requeue
 from encdec.runs import checkpoints, folders, history, identity, starts, training_state
 from encdec.training import signals
 from encdec.types import UserError
@@ -310,7 +311,7 @@ class CLI(LightningCLI):
         except signals.Stopped as stop:
             report(self.trainer)
             if stop.signal == signals.REQUEUE and self.trainer.is_global_zero:
-                signals.requeue()
+                requeue()
             raise
         except SystemExit as stop:  # Lightning's answer to a KeyboardInterrupt, where no handler of ours could be set
             if isinstance(stop.__context__, KeyboardInterrupt):

@@ -144,12 +144,12 @@ def print_summary(standings: Iterable[Standing], words: Mapping[str, str] | None
 
     Args:
         standings: of the jobs.
-        words: for where a job stands, by its name, in place of what its state says.
+        words: for where a job stands, by its name, in place of what its state says, which is then not told at all.
 
     Returns:
         Whether all are done.
     """
-    found = list(standings)
+    found, words = list(standings), words or {}
     groups: dict[tuple[str, str, str], list[Standing]] = {}
     for each in found:
         kind = "run" if each.job.trial is None else "trial"
@@ -158,11 +158,13 @@ def print_summary(standings: Iterable[Standing], words: Mapping[str, str] | None
     for (data, paradigm, kind), of_group in groups.items():
         seconds = [each.state.fit_seconds + each.state.test_seconds for each in of_group if each.is_done and each.state]
         done = f"{len(seconds)} of {len(of_group)}"
-        others = [(words or {}).get(each.job.name) or status(each) for each in of_group if not each.is_done]
+        others = [words.get(each.job.name) or status(each) for each in of_group if not each.is_done]
         counts = ", ".join(f"{others.count(other)} {other}" for other in dict.fromkeys(others))
         rows.append([data, paradigm, f"{kind}s", done, counts, f"{mean(seconds):.1f}" if seconds else ""])
     print_table(rows, text=(0, 1, 2, 4))
     for each in found:
+        if each.job.name in words:
+            continue
         if each.state is not None and each.state.status == "failed":
             log = (each.job.folder / state.LOG).as_posix()
             print(f"{each.job.name} failed: {printable(each.state.error, _LONGEST_ERROR)} ({log})", flush=True)

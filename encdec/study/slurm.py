@@ -175,29 +175,14 @@ def reasons(study: Study, waiting: Queue) -> dict[str, str]:
             log = listed.with_name(f"{listed.stem}_{i}.log")
             if name not in waiting.jobs and log.is_file():
                 lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-                last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-                if last:
-                    found[name] = printable(last)
+                last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+                found[name] = f"{printable(last, 300)} ({log.as_posix()})"
     return found
 
 
 def without_slurm() -> dict[str, str]:
     """The environment without Slurm's variables, by which Lightning would take a process for a task of a cluster."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-
-
-def requeue() -> str:
-    """Put this process's own job back into the queue; Slurm then ends it by SIGTERM.
-
-    Returns:
-        Why it could not; empty if it could.
-    """
-    number = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        _call("scontrol", "requeue", number)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def _submit_array(study: Study, kind: str, jobs: Sequence[Job], after: Iterable[str] = ()) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from encdec.messages import say
+from encdec.requeue import requeue
 from encdec.study import schedule, slurm, spec, state
 from encdec.study.plan import Job
 from encdec.study.spec import Study
@@ -97,5 +98,4 @@ def _go_on(study: Study, job: Job, before: JobState | None, found: JobState) -> 
         state.write(job.folder, replace(found, status="failed", error=error))
         say(f"{job.name}: failed: {error}")
         return
-    refusal = slurm.requeue()
-    say(f"{job.name} " + (f"is not queued again: {refusal}" if refusal else "is queued again."))
+    requeue()

@@ -146,19 +146,6 @@ class Signals(pl.Callback):
         return int(number)
 
 
-def requeue() -> None:
-    """Put this Slurm job back into the queue, where it will be started again with the same command."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        reason = result.stderr.strip() if result.returncode else ""
-    except OSError as error:
-        reason = str(error)
-    say(f"Slurm job {job} " + (f"could not be put back into the queue: {reason}" if reason else "is queued again."))
-
-
 def is_one_of_many() -> bool:
     """Whether this process exchanges messages with others."""
     return torch.distributed.is_available() and torch.distributed.is_initialized() and _world_size() > 1

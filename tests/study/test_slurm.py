@@ -235,6 +235,7 @@ def test_status_tells_what_the_queue_knows(project: Path, queue: FakeSlurm, caps
     finish(four, jobs[1:2], status="running")
     queue.set(array, 0, "RUNNING")
     queue.set(array, 1, None)
+    finish(four, jobs[2:3], status="failed", error="bad")
     queue.set(array, 2, "PENDING", "BeginTime")
     queue.set(array, 3, None)
     # it ended before encdec began, and what it said is in its log
@@ -242,9 +243,10 @@ def test_status_tells_what_the_queue_knows(project: Path, queue: FakeSlurm, caps
     Path(f"{log}_3.log").write_text("module: command not found\n\n")
     main(["study", "status", str(four.path)])
     out = capsys.readouterr().out
+    assert "failed:" not in out, "it has another chance"
     for words in ("1 in fit, epoch 3/8, 1 queued (BeginTime)", "1 stopped, its process is gone, 1 to run"):
         assert words in out
-    assert "ae/digits/seed_1 did not begin: module: command not found\n" in out
+    assert f"ae/digits/seed_1 did not begin: module: command not found ({log}_3.log)\n" in out
     assert f"Slurm: 1 running, 1 waiting, and the report; arrays {array + 1}, {array}.\n" in out
 
 
@@ -272,6 +274,13 @@ def test_a_study_in_the_queue_is_not_run_here_as_well(
         main(["study", str(four.path)])
     assert stop.value.code == 1
     assert "4 jobs of this study are in Slurm's queue" in capsys.readouterr().err
+
+
+def test_who_has_a_cluster_is_told_of_it(project: Path, queue: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.before_local(study())
+    assert "with --slurm it would be submitted to the cluster" in capsys.readouterr().err
+    cluster.before_local(study(slurm=None))
+    assert capsys.readouterr().err == ""
 
 
 def test_another_study_of_the_same_queue_is_not_counted(project: Path, queue: FakeSlurm) -> None:

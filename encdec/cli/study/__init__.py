@@ -83,7 +83,7 @@ def _main(args: list[str]) -> None:
 
 def _run(study: Study) -> None:
     with locks.of_study(study.folder):
-        cluster.refuse_queued(study)
+        cluster.before_local(study)
         schedule.keep_copy(study)
         jobs = schedule.everything(study)
         running = _pool(study, jobs)

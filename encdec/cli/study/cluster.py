@@ -1,17 +1,19 @@
 """What `encdec study` says of the jobs of a study in the queue of a Slurm cluster."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 
 from encdec.messages import say
 from encdec.study import slurm
 from encdec.study.schedule import Standing
 from encdec.study.slurm import Queue, Submitted
+from encdec.study.slurm_settings import Slurm
 from encdec.study.spec import Study
 from encdec.types import UserError
 
 
-def refuse_queued(study: Study) -> None:
-    """Refuse to run a study here whose jobs are in the queue.
+def before_local(study: Study) -> None:
+    """Refuse to run a study here whose jobs are in the queue, and tell who may have forgotten to use it.
 
     Raises:
         UserError: some are, or Slurm does not answer.
@@ -22,6 +24,8 @@ def refuse_queued(study: Study) -> None:
             f"{_count(len(waiting.jobs), 'job')} of this study {_are(len(waiting.jobs))} in Slurm's queue: wait for "
             "them, or take them out of it by `encdec study stop`."
         )
+    if study.slurm != Slurm() and shutil.which("sbatch") is not None:
+        say("it runs on this machine; with --slurm it would be submitted to the cluster.")
 
 
 def queue_if_known(study: Study) -> Queue:
