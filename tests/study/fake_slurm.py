@@ -65,9 +65,8 @@ class FakeSlurm:
         """Do what a command does, and give what it prints."""
         with (self.folder / f"{name}.calls").open("a") as file:
             file.write(" ".join(args) + "\n")
-        if leaked := [
-            variable for variable in os.environ if variable.startswith("SLURM_") and variable != "SLURM_CONF"
-        ]:
+        leaked = [variable for variable in os.environ if variable.startswith("SLURM_") and variable != "SLURM_CONF"]
+        if leaked and name != "scontrol":  # which a job calls for itself
             raise SystemExit(f"{name}: error: {leaked} reached it")
         text = Path(args[-1]).read_text() if name == "sbatch" else " ".join(args)
         refuses = self.folder / f"{name}.refuses"
