@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encdec.evaluation import latent_images
 from encdec.evaluation.context import Context, block_size, random_order
-from encdec.evaluation.grids import comparison, drawing, enlarge, thumbnails
+from encdec.evaluation.grids import comparison, drawing, enlarge, shown_images, thumbnails
 from encdec.evaluation.inference import Inferred
 from encdec.objectives.losses import pixel_means
 from encdec.paradigms import encodes
@@ -33,29 +33,12 @@ def draw(writer: SummaryWriter, context: Context, inferred: Inferred) -> None:
             draw_one(name, writer, context, inferred)
 
 
-def shown_images(context: Context, most: int) -> Tensor:
-    """Positions of test images to look at, (≤ most,): the same in every run, equally many of each class if possible.
-
-    Sorted by class, each the first of its class in the random order of the evaluation.
-    """
-    order = context.chosen
-    labels = context.test.labels[order]
-    # the how-manieth of its class each image is, and so the first of all classes before the second of any
-    rank = torch.zeros_like(labels)
-    for label in labels.unique():
-        of_label = labels == label
-        rank[of_label] = torch.arange(int(of_label.sum()))
-    first = (rank * (int(labels.max()) + 1) + labels).argsort()[:most]
-    first = first[labels[first].argsort(stable=True)]
-    return order[first]
-
-
 def reconstructions(context: Context, inferred: Inferred, most: int) -> list[Tensor]:
     """Test images, and below them what their own latents and the means of fitted posteriors decode to.
 
     Each (n, C, H, W) in [0, 1]; the images alone where there are no latents.
     """
-    view, shown = context.view, shown_images(context, most)
+    view, shown = context.view, shown_images(context.test.labels, most, context.chosen)
     batches = list(context.batches("test", shown))
     x, y = torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches])
     rows = [x]

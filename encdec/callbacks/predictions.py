@@ -15,7 +15,7 @@ from encdec.callbacks.evaluate import processes_of
 from encdec.callbacks.image_grids import fixed_noise
 from encdec.data import DataModule
 from encdec.evaluation.context import Context, block_size
-from encdec.evaluation.grids import as_png, comparison, drawing, enlarge, grid, sample_labels
+from encdec.evaluation.grids import as_png, comparison, drawing, enlarge, grid, sample_labels, shown_images
 from encdec.evaluation.latent_images import strip_latents
 from encdec.evaluation.samplers import Sampler, sample_from
 from encdec.evaluation.view import View
@@ -25,6 +25,8 @@ from encdec.objectives.losses import pixel_means
 from encdec.paradigms import LatentVariable, Paradigm
 from encdec.runs.folders import short
 from encdec.types import Batch, UserError
+
+_SHOWN = 32  # reconstructed images
 
 Picture = Callable[[], Tensor]
 """Draws one, (3, H, W) in [0, 1]."""
@@ -294,5 +296,6 @@ def _latents(paradigm: LatentVariable, noise: Tensor) -> Tensor:
 
 
 def _reconstructed(reconstructions: dict[str, Tensor]) -> Picture:
-    rows = [reconstructions["x"][:32], reconstructions["reconstruction"][:32]]
+    shown = shown_images(reconstructions["y"], _SHOWN)
+    rows = [reconstructions["x"][shown], reconstructions["reconstruction"][shown]]
     return lambda: comparison(rows, columns=8)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from encdec.evaluation.context import random_order
 from encdec.messages import say
 from encdec.text import printable
 
@@ -48,6 +49,25 @@ def sample_labels(num_classes: int) -> tuple[Tensor, int]:
     """Labels of a grid of samples, and its columns: one class in each column where there are few of them."""
     columns = num_classes if 4 <= num_classes <= 16 else 8
     return torch.arange(8 * columns) % columns % num_classes, columns
+
+
+def shown_images(labels: Tensor, most: int, order: Tensor | None = None) -> Tensor:
+    """Positions of images to look at, (≤ most,), by class: the same in every run, equally many of each if possible.
+
+    Args:
+        labels: of the images, int64, (N,).
+        most: how many at most.
+        order: the positions to choose from, the first ones first; all of them in a random order if None.
+    """
+    order = random_order(len(labels)) if order is None else order
+    labels = labels.cpu()[order]
+    # the how-manieth of its class each one is, and so the first of all classes before the second of any
+    rank = torch.zeros_like(labels)
+    for label in labels.unique():
+        of_label = labels == label
+        rank[of_label] = torch.arange(int(of_label.sum()))
+    first = rank.argsort(stable=True)[:most]
+    return order[first[labels[first].argsort(stable=True)]]
 
 
 def enlarge(image: Tensor, smallest: int = 256) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encdec.evaluation.context import Context
+from encdec.evaluation.context import Context, random_order
 from encdec.evaluation.grids import enlarge, grid
 from encdec.evaluation.view import DRAWS
 from encdec.objectives.losses import pixel_means
@@ -35,12 +35,13 @@ def strip_latents(ends: Tensor, steps: int) -> Tensor:
 def interpolations(context: Context, rows: int = 8, steps: int = 9) -> Tensor:
     """Decodings along straight lines between latents, one line in each row, (3, H', W') in [0, 1].
 
-    The ends are the latents of the first test images where images have latents, and latents from the prior otherwise;
-    of a model without latents, the noise that images are made of. A decoder that reads labels is given that of the
-    line's first image.
+    The ends are the latents of random test images, the same in all runs, where images have latents, and latents from
+    the prior otherwise; of a model without latents, the noise that images are made of. A decoder that reads labels is
+    given that of the line's first image.
     """
     view = context.view
-    positions = torch.arange(min(2 * rows, len(context.test.labels) // 2 * 2))
+    positions = random_order(len(context.test.labels))[: 2 * rows]
+    positions = positions[: len(positions) // 2 * 2]
     ends = None
     if len(positions):
         batch = next(context.batches("test", positions, len(positions)))

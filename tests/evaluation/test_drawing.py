@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from encdec.callbacks import evaluation_images
-from encdec.evaluation.grids import as_png, as_rgb, drawing, enlarge, grid, thumbnails
+from encdec.evaluation.grids import as_png, as_rgb, drawing, enlarge, grid, shown_images, thumbnails
 from encdec.evaluation.latent_images import latent_map
 from encdec.tables import print_table
 from tests.conftest import RunCLI, events
@@ -106,7 +106,7 @@ def test_test_writes_its_report_before_it_draws(
     cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
     out, err = capsys.readouterr()
     assert err == r"encdec: test/latent_map is not drawn (ValueError: no [picture]\nhere); all else goes on." + "\n"
-    assert "mse_posterior" in out
+    assert "  mse  " in out
     assert "mse_posterior" in json.loads(report.read_text())["metrics"]
     tags = set(events("lightning_logs/vae/version_0").Tags()["images"])
     assert {"test/reconstructions", "test/interpolations"} <= tags
@@ -128,8 +128,9 @@ def test_ctrl_c_while_it_draws_says_what_was_written(
         cli("test", "--ckpt_path", CHECKPOINT, *QUICK, "--evaluation.parts=[reconstruction]")
     assert stop.value.code == 130
     folder = "lightning_logs/vae/version_0/checkpoints"
-    words = f"Interrupted: {folder}/last.evaluation.json, {folder}/last.evaluation.csv had been written before."
-    assert words in capsys.readouterr().out
+    endings = ("evaluation.json", "evaluation.csv", "evaluation.npz", "samples.png", "reconstructions.png")
+    words = ", ".join(f"{folder}/last.{ending}" for ending in endings)
+    assert f"Interrupted: {words} had been written before." in capsys.readouterr().out
 
 
 def test_a_training_does_not_end_by_a_picture(
@@ -145,6 +146,22 @@ def test_a_training_does_not_end_by_a_picture(
     err = capsys.readouterr().err
     assert err.count("is not drawn (ValueError: no picture)") == 3
     assert events("lightning_logs/vae/version_0").Tags()["images"] == ["images/outputs"]
+
+
+def test_images_that_are_shown_are_a_fixed_choice_of_each_class() -> None:
+    labels = torch.arange(10).repeat_interleave(100)  # as of a folder that is sorted by class
+    shown = shown_images(labels, 20)
+    assert labels[shown].tolist() == [y for y in range(10) for _ in range(2)], "two of each, one class after the other"
+    assert not (shown % 100 < 2).all(), "not the first ones"
+    assert torch.equal(shown, shown_images(labels, 20))
+    assert len(shown.unique()) == 20
+    few = shown_images(labels, 7)
+    assert len(labels[few].unique()) == 7, "as many classes as fit"
+    rare = torch.cat([torch.zeros(50), torch.ones(1)]).long()
+    assert shown_images(rare, 4)[-1] == 50
+    assert len(shown_images(rare[:3], 16)) == 3
+    order = torch.tensor([5, 105, 6, 106])
+    assert shown_images(labels, 3, order).tolist() == [5, 6, 105]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from encdec.evaluation.context import random_order
 from encdec.evaluation.latent_images import _plane, interpolations, latent_map, strip_latents
 from encdec.evaluation.view import View
 from encdec.paradigms import VAE, ConditionalDecoder
@@ -41,7 +42,8 @@ def test_interpolations_end_in_reconstructions() -> None:
     test = random_images(4)
     image = interpolations(context_of(View(paradigm), test), rows=2, steps=3)
     x = pixels_of(test).float().unflatten(1, SHAPE)
-    reconstruction = paradigm.reconstruct(Batch(x, test.labels, torch.arange(4)))
+    order = random_order(4)
+    reconstruction = paradigm.reconstruct(Batch(x[order], test.labels[order], order))
     assert reconstruction is not None
     factor = image.shape[1] // (2 * 4 + 1)
     small = image[:, ::factor, ::factor]

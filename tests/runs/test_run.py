@@ -12,6 +12,7 @@ from PIL import Image
 
 import encdec
 from encdec.data import Digits
+from encdec.evaluation.grids import shown_images
 from encdec.networks import MLPDecoder, MLPEncoder
 from encdec.paradigms import ConditionalDecoder
 from encdec.training.progress import TrainingCurve
@@ -133,11 +134,14 @@ def test_pictures_show_inputs_outputs_and_samples(cli: RunCLI, project: Path) ->
         np.asarray(Image.open(io.BytesIO(event.encoded_image_string))) for event in accumulator.Images("images/outputs")
     ]
     assert len(pictures) == 3, "one after each validation"
-    batch = next(iter(Digits(batch_size=16).val_dataloader()))
+    val = Digits().splits["val"]
+    shown = shown_images(val.labels, 16)
+    assert val.labels[shown].unique().tolist() == list(range(10)), "some of each class"
+    (x,) = val.stream([shown])
     scale = pictures[0].shape[1] // 73  # 8 images of 8 pixels with a line of 1 pixel around each
     small = pictures[0][::scale, ::scale, 0]
     first_input = small[1:9, 1:9] / 255
-    np.testing.assert_allclose(first_input, batch.x[0, 0].numpy(), atol=1 / 255)
+    np.testing.assert_allclose(first_input, x[0, 0].numpy() / 255, atol=1 / 255)
     zero_fed = [small[19:27, 1 + 9 * i : 9 + 9 * i] for i in range(8)]  # the third row of the first group
     for image in zero_fed[1:]:
         np.testing.assert_array_equal(image, zero_fed[0], err_msg="fed zeros, every output is the same")
