@@ -1,7 +1,10 @@
 """What the README and the site say is so: links lead somewhere, commands are taken, counts are those of the tests."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +124,30 @@ def test_every_page_of_the_site_is_in_its_navigation() -> None:
     shown = set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
     generated = {"index.md", "extend.md", "security.md", "changelog.md", "contributing.md"}
     assert shown == generated | {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+
+@pytest.mark.slow
+def test_the_site_opens_from_disk_without_a_network(tmp_path: Path) -> None:
+    """It is built without a warning, all that its pages load and link lies beside them, and formulas are drawn."""
+    pytest.importorskip("mkdocs", reason="the site is built where the extra `docs` is installed")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    pages = [path for path in tmp_path.rglob("*.html") if path.name != "404.html"]
+    assert len(pages) > 35
+    formulas = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "arithmatex" not in text, f"{page.name}: a formula is not drawn"
+        formulas += text.count("<math")
+        loaded = re.findall(r'<(?:script|img|link)[^>]* (?:src|href)="([^"]+)"', text)
+        linked = re.findall(r'<a[^>]* href="([^"#?]+)', text)
+        assert len(loaded) > 3
+        for file in loaded + [link for link in linked if not re.match(r"[a-z]+:", link)]:
+            assert (page.parent / file.split("#")[0]).is_file(), f"{page.name}: {file}"
+    assert formulas > 60
 
 
 def test_python_blocks_parse() -> None:

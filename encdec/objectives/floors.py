@@ -11,7 +11,7 @@ The formulas hold on the training split, from which the outputs are made; on ano
 these same outputs there. A split enters only through its moments (`Moments`), which one streaming pass collects.
 Pixels are integers 0…255, so that their sums are exact and do not depend on batches or processes.
 
-Source of the first two rows: expand (1/N) Σ_i ‖x_i − x̂‖², a quadratic in x̂ (see the README).
+Source of the first two rows: expand (1/N) Σ_i ‖x_i − x̂‖², a quadratic in x̂ (see docs/why.md).
 """
 
 from __future__ import annotations

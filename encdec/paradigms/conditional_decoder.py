@@ -14,7 +14,7 @@ class ConditionalDecoder(LatentVariable):
     The noise says nothing about x_i, so the best the decoder can do is to ignore it and to give the class mean
     E[x | y]: the loss ends at the variance within the classes.
 
-    Source: case 3 of the ablations that encdec reproduces (see the README).
+    Source: case 3 of the ablations that encdec reproduces (docs/original-experiments.md).
 
     Args:
         decoder: makes f: (B, num_classes + latent_dim) -> (B, C, H, W), logits.

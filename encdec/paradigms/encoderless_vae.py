@@ -26,7 +26,7 @@ class EncoderlessVAE(LatentVariable):
     `latents: fixed` pairs each training image with one random latent for the whole training instead. The decoder can
     then memorise the pairs; held-out images have no latent of their own and are paired with a random one.
 
-    Source: K = 1 is the question that encdec answers (see the README); L_K is the importance-weighted bound with the
+    Source: K = 1 is the question that encdec answers (docs/why.md); L_K is the importance-weighted bound with the
     prior as proposal (IWAE with q = p), Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8.
 
     Args:
