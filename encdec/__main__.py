@@ -6,7 +6,7 @@ from encdec.cli import process, streams
 from encdec.cli.commands import answer
 from encdec.messages import say
 
-_WRITES = ("fit", "test", "predict", "export")
+_WRITES = ("fit", "test", "predict", "export", "study")
 """Commands whose results are files: they have done their work even if what they print is lost."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import costs, draw, scaling, throughput
+from benchmarks import costs, draw, scaling, study, throughput
 from benchmarks.baselines import Model
 from benchmarks.records import interval, number, ratios, shown, summary
 from benchmarks.tasks import CONFIGS, Task
@@ -255,3 +255,18 @@ def test_scaling_runs(axes: dict[str, int], tmp_path: Path, capsys: pytest.Captu
 
 def test_every_paradigm_has_its_config() -> None:
     assert set(CONFIGS) == set(PARADIGMS)
+
+
+def test_a_study_is_compared_with_its_commands_round_by_round() -> None:
+    found = study.compare({"commands": [10.0, 20.0], "study": [5.0, 4.0]})
+    assert found["study"]["times_as_fast"]["rounds"] == [2.0, 5.0]
+    assert found["commands"]["times_as_fast"]["rounds"] == [1.0, 1.0]
+    assert found["study"]["seconds"]["median"] == 4.5
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_studies_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study.json"
+    study.main(["--quick", "--rounds", "1", "--out", str(out)])
+    assert "2 jobs on Digits" in capsys.readouterr().out
+    assert set(json.loads(out.read_text())["results"]) == {"commands", "study", "spawned"}

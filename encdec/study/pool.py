@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -41,6 +41,11 @@ class Slots:
 
     environments: tuple[Mapping[str, str], ...]
     threads: int
+
+    @property
+    def have_gpus(self) -> bool:
+        """Whether jobs run on GPUs."""
+        return any(each["CUDA_VISIBLE_DEVICES"] for each in self.environments)
 
     @staticmethod
     def of(local: Local) -> "Slots":
@@ -90,7 +95,7 @@ class Pool:
     def __init__(self, study: Study, worker: Worker, preload: str, board: Board) -> None:
         self._study, self._worker, self._board = study, worker, board
         self._slots = Slots.of(study.local)
-        self._context = _context(preload)
+        self._context = _context(preload, self._slots)
         self._running: list[_Running] = []
         self._signal = 0  # the first that asked to stop
         self._asked = 0  # how many times
@@ -222,7 +227,7 @@ class Pool:
         before = os.environ.get(name)
         os.environ[name] = threads
         try:
-            if isinstance(self._context, multiprocessing.context.ForkServerContext):
+            if self._context.get_start_method() == "forkserver":
                 _ensure_fork_server()
             yield
         finally:
@@ -231,9 +236,12 @@ class Pool:
                 os.environ[name] = before
 
 
-def _context(preload: str) -> BaseContext:
-    """How processes start: forked from one that has imported encdec, where forks are safe, or else anew."""
-    if sys.platform != "linux" or os.environ.get("ENCDEC_STUDY_FORK") == "0":
+def _context(preload: str, slots: Slots) -> BaseContext:
+    """How processes start: forked from one that has imported encdec, where forks are safe, or else anew.
+
+    They are not on macOS and with CUDA; on Windows there are none. ENCDEC_STUDY_FORK=0 starts anew on Linux, too.
+    """
+    if sys.platform != "linux" or slots.have_gpus or os.environ.get("ENCDEC_STUDY_FORK") == "0":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
@@ -242,6 +250,8 @@ def _context(preload: str) -> BaseContext:
 
 def _ensure_fork_server() -> None:
     """Start the process that others are forked from; Ctrl-C in the terminal is not for it."""
+    from multiprocessing import forkserver  # not on Windows
+
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()

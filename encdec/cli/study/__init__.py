@@ -78,16 +78,16 @@ def _main(args: list[str]) -> None:
     if action == "job":
         raise SystemExit(child.do(args[0]))
     study = spec.load(args[0])
-    {"run": _run, "submit": _submit, "status": _status, "stop": _stop, "report": _report}[action](study)
+    {"run": _run, "submit": _submit, "status": _status, "stop": _stop, "report": _report_again}[action](study)
 
 
 def _run(study: Study) -> None:
     with locks.of_study(study.folder):
         cluster.before_local(study)
-        schedule.keep_copy(study)
         jobs = schedule.everything(study)
         running = _pool(study, jobs)
         _check(study, running, jobs)
+        schedule.keep_copy(study)
         number = running.run(jobs)
         is_complete = board.print_summary(map(schedule.standing, schedule.everything(study)))
     if number:
@@ -97,10 +97,10 @@ def _run(study: Study) -> None:
 
 def _submit(study: Study) -> None:
     with locks.of_study(study.folder):
-        schedule.keep_copy(study)
         waiting = slurm.queue(study)
         jobs = schedule.everything(study)
         _check(study, _pool(study, jobs), jobs)
+        schedule.keep_copy(study)
         submitted = slurm.submit(study, waiting, jobs)
         if cluster.print_submitted(study, submitted):
             return
@@ -133,10 +133,16 @@ def _check(study: Study, running: pool.Pool, jobs: Sequence[Job]) -> None:
             calls.setdefault((job.paradigm, job.data), (f"{job.paradigm} on {job.data}", job.fit))
     if not calls:
         return
+    waits = sys.stderr.isatty()
+    if waits:
+        print("Loading PyTorch and Lightning, and reading the arguments of jobs …", end="", file=sys.stderr, flush=True)
     try:
         wrong = running.ask(child.check, list(calls.values()))
     except EOFError:  # the jobs meet the same, and say so
         return
+    finally:
+        if waits:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)  # back to the start of the line, and erase it
     if wrong:
         raise UserError(f"{study.path}: {wrong}", 2)
 
@@ -159,6 +165,21 @@ def _stop(study: Study) -> None:
         fail(f"No process of this machine runs the study in {study.folder.as_posix()}.", 1)
     pool.request_stop(study.folder)
     print(f"{study.folder.as_posix()}: its jobs stop after their step.", file=sys.stdout, flush=True)
+
+
+def _report_again(study: Study) -> None:
+    """Write the report, for the study's file as it is now.
+
+    Raises:
+        UserError: nothing of it has run.
+    """
+    if not study.folder.is_dir():
+        raise UserError(f"{study.folder.as_posix()} is not there: run the study first.")
+    schedule.keep_copy(study)
+    outdated = [found for found in map(schedule.standing, schedule.everything(study)) if found.is_outdated]
+    if outdated:
+        say(f"{len(outdated)} results have other settings than the file, such as {outdated[0].job.name}: run it again.")
+    _report(study)
 
 
 def _report(study: Study) -> None:
