@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,16 +13,16 @@ from encdec.study.plan import Job
 from encdec.study.state import JobState
 
 
-def job(folder: Path, name: str, trial: int | None = None, blocked: str = "", **about: object) -> Job:
+def job(folder: Path, name: str, trial: int | None = None, blocked: str = "", **about: Any) -> Job:
     """A job, with its state unless there is nothing about it."""
     paradigm, data, seed = name.split("/")
     made = Job(paradigm, data, int(seed), folder / name, hash="h", trial=trial, blocked=blocked)
     if about:
-        state.write(made.folder, replace(JobState(paradigm, data, made.seed, "h"), **about))  # type: ignore[arg-type]
+        state.write(made.folder, replace(JobState(paradigm, data, made.seed, "h"), **about))
     return made
 
 
-def done(seconds: float) -> dict[str, object]:
+def done(seconds: float) -> dict[str, Any]:
     return {"status": "done", "fit_seconds": seconds - 1, "test_seconds": 1.0}
 
 
