@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 from tests.study.running import AE, COMMON, VAE, job, run, trains, wait_for, write
 
 JOBS = ("vae/digits/seed_0", "ae/digits/seed_0", "vae/digits/seed_1", "ae/digits/seed_1")
-LONG = [*COMMON, "--trainer.max_epochs", 200, "--checkpoint.seconds_between", 1]
-DAEMONS = ("munged", "slurmctld", "slurmd")
+LONG = [*COMMON, "--trainer.max_epochs", 150, "--checkpoint.seconds_between", 1]
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +27,16 @@ pytestmark = pytest.mark.slow
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Slurm that is there until the end of a test."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [name for name in DAEMONS if shutil.which(name, path=path) is None]
+    missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} missing: apt-get install slurm-wlm munge")
     script = [str(ROOT / ".ci" / "single-node-slurm"), "bash", "-c", "echo $SLURM_CONF; read -r"]
     with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        monkeypatch.setenv("SLURM_CONF", process.stdout.readline().strip())
+        configuration = process.stdout.readline().strip()
+        assert configuration, "the Slurm of one node did not start"
+        monkeypatch.setenv("SLURM_CONF", configuration)
         yield
         process.stdin.close()  # ends what it runs, and then the daemons
 
@@ -71,7 +73,10 @@ def test_an_array_of_four_of_which_one_is_killed_one_requeued_and_one_canceled(p
     killed, over, requeued, canceled = JOBS
     found = slurm.queue(study).jobs
     assert list(found) == list(JOBS)
-    pids = {name: wait_for(trains("real", name, 2), f"{name} trains").pid for name in JOBS}
+    pids = {}
+    for name in JOBS:
+        pids[name] = wait_for(trains("real", name, 2), f"{name} trains").pid
+        os.kill(pids[name], signal.SIGSTOP)  # so that none has come to its end when the last one begins
 
     # the whole job is killed, so that nobody can say so: its state stays as it was
     variables = Path(f"/proc/{pids[killed]}/environ").read_text()
@@ -81,8 +86,9 @@ def test_an_array_of_four_of_which_one_is_killed_one_requeued_and_one_canceled(p
     for pid in (parent, pids[killed]):
         os.kill(pid, signal.SIGKILL)
     # its time is over, as Slurm would say two minutes before that
+    os.kill(pids[over], signal.SIGCONT)
     call("scancel", "--batch", "--signal=USR1", found[over].id)
-    # its node is wanted by others, and one more is no longer wanted
+    # the next one's node is wanted by others, and the last one is no longer wanted; Slurm sends SIGCONT by itself
     call("scontrol", "requeue", found[requeued].id)
     call("scancel", found[canceled].id)
     wait_for(lambda: is_gone(study, killed), "what was killed leaves the queue")
