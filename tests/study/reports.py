@@ -12,6 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from encdec.evaluation import image_values
+from encdec.evaluation.image_values import ImageValues
 from encdec.formats import REPORT_FORMAT
 
 KINDS = {
@@ -107,6 +109,7 @@ class Folder:
         *,
         state: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
+        values: Mapping[str, ImageValues] | None = None,
     ) -> None:
         """Write a job that is done, with its evaluation, curves and images."""
         checkpoints = Path("lightning_logs", paradigm, "version_0", "checkpoints")
@@ -140,6 +143,9 @@ class Folder:
             **(evaluation or {}),
         }
         (folder / checkpoints / "last.evaluation.json").write_text(json.dumps(found))
+        if values is not None:
+            with (folder / checkpoints / "last.evaluation.npz").open("wb") as file:
+                image_values.write(file, values)
         (folder / "curves.csv").write_text(curve(paradigm, seed))
         for name, shift in (("samples", 0), ("reconstructions", 1)):
             (folder / checkpoints / f"last.{name}.png").write_bytes(grid(shift + len(paradigm)))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from encdec.evaluation.image_values import ImageValues
 from encdec.study.report import IMAGES, write_report
 from encdec.types import UserError
 
@@ -149,6 +150,26 @@ def test_means_are_those_of_the_seeds(tmp_path: Path) -> None:
     assert "−6.0 ± 2.5 (better in 3 of 3; r = 1.00)" in section(text, "Differences to the baseline")
 
 
+def test_the_test_sets_error_of_a_difference_is_taken_image_by_image(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "images", ("vae", "svi"))
+    generator = np.random.default_rng(0)
+    hard = 10 * generator.normal(size=400)  # what makes an image hard for both, and cancels in their difference
+    of = {(name, seed): hard + generator.normal(size=400) for name in folder.paradigms for seed in folder.seeds}
+    for (name, seed), values in of.items():
+        folder.done(
+            name,
+            "digits",
+            seed,
+            {"mse": metric(float(values.mean()), "per pixel")},
+            values={"mse": ImageValues(values.astype(np.float32).astype(np.float64))},
+        )
+    between = np.mean([of["svi", seed] - of["vae", seed] for seed in folder.seeds], axis=0)
+    error = between.std(ddof=1) / 20
+    assert f"test images ± {error:.3f}" in section(markdown(folder), "Differences to the baseline")
+    next(folder.path.rglob("last.evaluation.npz")).write_bytes(b"damaged")
+    assert "test images ±" not in section(markdown(folder), "Differences to the baseline")
+
+
 def test_other_images_are_not_mixed_in(folder: Folder) -> None:
     data = {"class": "Digits", "image_shape": [1, 8, 8], "images": {}, "fingerprint": "other images"}
     folder.done("svi", "digits", 0, usual(0.001), evaluation={"data": data})
@@ -201,14 +222,29 @@ def test_a_likelihood_given_the_label_is_not_compared(tmp_path: Path) -> None:
     folder.fill()
     text = markdown(folder)
     assert "label given the label, p(x|y)" in section(text, "Results on digits")
-    likelihood = next(line for line in section(text, "Question and verdict").splitlines() if "Likelihood" in line)
-    assert "svi" in likelihood
+    verdict = section(text, "Question and verdict")
+    assert "label reads labels, which the others are not given" in verdict
+    bullets = [line for line in verdict.splitlines() if line.startswith("- ")]
+    assert len(bullets) == 5  # though it has the best numbers
+    assert all("svi" in line and "label " not in line for line in bullets)
 
 
 def test_references_stand_below_the_table(folder: Folder) -> None:
     results = section(markdown(folder), "Results on digits")
     assert re.search(r"\| mean image \|  \| 0.073", results)
     assert re.search(r"\| 1,294 real training images \|  \|  \|  \| 8", results)
+
+
+def test_ticks_are_written_in_full(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "ticks", ("vae", "svi"))
+    for seed in folder.seeds:
+        folder.done("vae", "digits", seed, {"mse": metric(0.0125 + 0.0005 * seed, "per pixel")})
+        folder.done("svi", "digits", seed, {"mse": metric(0.0145 + 0.0002 * seed, "per pixel")})
+    write_report(folder.path)
+    chart = (folder.path / IMAGES / "headline-reconstruction-digits.svg").read_text(encoding="utf-8")
+    ticks = [float(text) for text in re.findall(r">(0\.\d+)</text>", chart)]
+    assert len(set(ticks)) == len(ticks) > 3
+    assert {"0.0125", "0.0130"} <= set(re.findall(r">(0\.\d+)</text>", chart))
 
 
 def test_the_decomposition_has_its_parts(tmp_path: Path) -> None:

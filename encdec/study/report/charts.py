@@ -26,7 +26,7 @@ def headline(
     margins = Margins(0.25 + 0.078 * max(map(len, order)), 0.55)
     with canvas(_WIDTH, 0.85 + 0.27 * len(order), margins) as (figure, [axes]):
         values = [value for answer in answers.values() for value in answer.values.values()]
-        if min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
+        if which == "lower" and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE:
             _logarithmic(axes, "x")
         for place, paradigm in enumerate(order):
             answer, color = answers[paradigm], _color(traits[paradigm])

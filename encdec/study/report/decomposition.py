@@ -1,14 +1,15 @@
 """What an encoder buys, one step at a time: amortisation, the prior's hole, stochastic latents, and pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from encdec.evaluation.questions import QUESTIONS, SPACES
 from encdec.study.report.answers import Answer, Traits, answer, answers, question, to_compare, traits
 from encdec.study.report.document import Block, Cell, Column, Section, Table, Text
 from encdec.study.report.reading import Results
-from encdec.study.report.statistics import difference
+from encdec.study.report.statistics import Difference, difference
 from encdec.study.report.tables import ARROWS, best, mean_cell
-from encdec.study.report.words import better, decimals, decimals_of, listed, number, signed, title, unit
+from encdec.study.report.words import better, decimals, decimals_of, in_sentence, listed, number, signed, title, unit
 
 _LATENTS = ("prior", "gaussian", "mixture")
 
@@ -40,6 +41,7 @@ def _amortisation(results: Results) -> list[Block]:
         }
         if columns:
             blocks.append(_metrics(results, f"{data}: what the own latent or posterior gives away", columns))
+            blocks += _given_away(results, data)
     return [*blocks, *_of_classes(results, "VAE", "SVI")] or [_lacks("an amortisation gap")]
 
 
@@ -55,7 +57,36 @@ def _hole(results: Results) -> list[Block]:
             if columns:
                 caption = f"{data}: Fréchet distance of samples, by where their latents are drawn from"
                 blocks.append(_metrics(results, caption, columns, by_row=True))
+                blocks += _deepest(data, columns, f"frechet_{space}")
     return blocks or [_lacks("samples by several densities")]
+
+
+def _given_away(results: Results, data: str) -> list[Block]:
+    """What encoders give away, in nats."""
+    of, gaps = traits(results), answers(results, data, ["elbo_amortisation_gap"])
+    places = decimals(gaps.values())
+    parts = [f"{name} {mean_cell(gap, places).plain}" for name, gap in gaps.items() if of[name].has_encoder]
+    return [Text(f"encoders give away {listed(parts)} nats per image.", f"On {data}:")] if parts else []
+
+
+def _deepest(data: str, columns: Mapping[str, Mapping[str, Answer]], stem: str) -> list[Block]:
+    """Which paradigm gains most from a density that is fitted to its latents, as a factor."""
+    prior = columns.get(f"{stem}_prior", {})
+    gains = {}
+    for name, from_prior in prior.items():
+        fitted = [columns[of][name] for of in columns if of != f"{stem}_prior" and name in columns[of]]
+        lowest = min((one.mean.value for one in fitted), default=None)
+        if lowest and lowest > 0:
+            gains[name] = from_prior.mean.value / lowest
+    if not gains:
+        return []
+    most = max(gains, key=lambda name: gains[name])
+    worse = sum(gain < 1 for gain in gains.values())
+    text = (
+        f"a fitted density changes most for {most}, by a factor of {gains[most]:.1f}; for {worse} of {len(gains)} the "
+        "prior is better than both that are fitted."
+    )
+    return [Text(text, f"On {data}:")]
 
 
 def _stochastic(results: Results) -> list[Block]:
@@ -70,16 +101,17 @@ def _pairing(results: Results) -> list[Block]:
     }
     if not all(kinds.values()):
         return [_lacks("paradigms of both kinds")]
-    rows = []
+    duels = []
     for data in results.data:
         for asked in QUESTIONS:
             found, _ = to_compare(results, data, asked)
             whole = {name: answer for name, answer in found.items() if answer.is_whole}
             chosen = [best_of(whole, names, asked.better) for names in kinds.values()]
             if chosen[0] and chosen[1]:
-                rows.append(_against(results, data, chosen[0], chosen[1], whole, asked.better))
+                duels.append(_against(data, chosen[0], chosen[1], whole, asked.better))
     names = f"aggregate: {listed(kinds['aggregate'])}"
-    return [_differences(f"The best aggregate objective minus the best of pairs ({names})", rows)]
+    caption = f"The best aggregate objective minus the best of pairs ({names})"
+    return _differences(results, caption, ("aggregate", "pairs"), duels)
 
 
 def best_of(found: Mapping[str, Answer], names: Sequence[str], which: str) -> str:
@@ -94,7 +126,7 @@ def _of_classes(results: Results, first: str, second: str) -> list[Block]:
     names = [_of_class(results, of, kind) for kind in (first, second)]
     if not (names[0] and names[1]):
         return [_lacks(f"both {first} and {second}")]
-    rows = []
+    duels = []
     metrics: list[tuple[Sequence[str], str]] = [(asked.headline, asked.better) for asked in QUESTIONS]
     metrics += [((f"frechet_{space}_mixture",), "lower") for space in SPACES] + [(("mse_encoder",), "lower")]
     for data in results.data:
@@ -105,10 +137,11 @@ def _of_classes(results: Results, first: str, second: str) -> list[Block]:
                 and len({found.metric for found in pair.values()}) == 1
                 and _one_unit(results, data, pair)
             ):
-                rows.append(_against(results, data, names[0], names[1], pair, which))
-    if not rows:
+                duels.append(_against(data, names[0], names[1], pair, which))
+    if not duels:
         return [_lacks(f"results of both {names[0]} and {names[1]} in one unit")]
-    return [_differences(f"{names[0]} ({first}) minus {names[1]} ({second})", rows)]
+    caption = f"{names[0]} ({first}) minus {names[1]} ({second})"
+    return _differences(results, caption, (names[0], names[1]), duels)
 
 
 def _one_unit(results: Results, data: str, pair: Mapping[str, Answer]) -> bool:
@@ -125,24 +158,62 @@ def _of_class(results: Results, of: Mapping[str, Traits], kind: str) -> str:
     return results.baseline if results.baseline in names else next(iter(names), "")
 
 
-def _against(results: Results, data: str, first: str, second: str, of: Mapping[str, Answer], which: str) -> list[Cell]:
+@dataclass(frozen=True)
+class _Duel:
+    """One metric of two paradigms on one data set; `gap` is None where they share no seed."""
+
+    data: str
+    first: str
+    second: str
+    metric: str
+    unit: str
+    better: str
+    gap: Difference | None
+
+    @property
+    def winner(self) -> str:
+        """`first`, `second`, or nobody where the seeds do not separate them."""
+        if self.gap is None or not self.gap.is_separated:
+            return ""
+        return "first" if (self.gap.value < 0) == (self.better == "lower") else "second"
+
+    def row(self, seeds: int) -> list[Cell]:
+        """In a table; `seeds` are those that the study asks for."""
+        name = f"{title(self.metric)} {ARROWS.get(self.better, '')}".strip()
+        row = [Cell(self.data), Cell(name), Cell(unit(self.metric, self.unit)), Cell(self.first), Cell(self.second)]
+        gap = self.gap
+        if gap is None:
+            return [*row, Cell("–"), Cell("no seed in common")]
+        places = decimals_of(gap.half_width, 2) if gap.half_width else decimals_of(gap.value, 3)
+        spread = "" if gap.half_width is None else f"± {number(gap.half_width, places)}"
+        count = f"{gap.better} of {gap.seeds}"
+        if gap.seeds < seeds:
+            count += f" (of {seeds} asked for)"
+        return [*row, Cell(signed(gap.value, places), spread, order=gap.value), Cell(count, order=gap.better)]
+
+
+def _against(data: str, first: str, second: str, of: Mapping[str, Answer], which: str) -> _Duel:
     gap = difference(of[first].values, of[second].values, which)
-    name = f"{title(of[first].metric)} {ARROWS.get(which, '')}".strip()
-    row = [Cell(data), Cell(name), Cell(unit(of[first].metric, of[first].unit)), Cell(first), Cell(second)]
-    if gap is None:
-        return [*row, Cell("–"), Cell("no seed in common")]
-    places = decimals_of(gap.half_width, 2) if gap.half_width else decimals_of(gap.value, 3)
-    spread = "" if gap.half_width is None else f"± {number(gap.half_width, places)}"
-    count = f"{gap.better} of {gap.seeds}"
-    if gap.seeds < len(results.seeds):
-        count += f" (of {len(results.seeds)} asked for)"
-    return [*row, Cell(signed(gap.value, places), spread, order=gap.value), Cell(count, order=gap.better)]
+    return _Duel(data, first, second, of[first].metric, of[first].unit, which, gap)
 
 
-def _differences(caption: str, rows: Sequence[Sequence[Cell]]) -> Table:
+def _differences(results: Results, caption: str, sides: tuple[str, str], duels: Sequence[_Duel]) -> list[Block]:
+    """What the seeds separate, in a sentence for each data set, and a table of all differences."""
     columns = [Column(name, is_number=False) for name in ("Data", "Metric", "Unit", "First", "Second")]
     last = [Column("First − second", "± 95 % t interval"), Column("First is better", "seeds")]
-    return Table(caption, [*columns, *last], rows)
+    table = Table(caption, [*columns, *last], [duel.row(len(results.seeds)) for duel in duels])
+    return [*(_said(results, data, sides, duels) for data in results.data if len(results.seeds) > 1), table]
+
+
+def _said(results: Results, data: str, sides: tuple[str, str], duels: Sequence[_Duel]) -> Text:
+    by_winner = {
+        winner: [in_sentence(duel.metric) for duel in duels if duel.data == data and duel.winner == winner]
+        for winner in ("first", "second", "")
+    }
+    parts = [f"{sides[0]} ahead in {listed(by_winner['first'])}"] if by_winner["first"] else []
+    parts += [f"{sides[1]} ahead in {listed(by_winner['second'])}"] if by_winner["second"] else []
+    parts += [f"not separated by the seeds: {listed(by_winner[''])}"] if by_winner[""] else []
+    return Text(f"{'; '.join(parts) or 'nothing to compare'}.", f"On {data}:")
 
 
 def _metrics(

@@ -90,7 +90,8 @@ def element(figure: Figure) -> str:
     )  # names that several charts would share
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening, text, count=1)
     text = text.replace("xlink:href", "href")
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # coordinates to a hundredth of a point; what stands between tags is the chart's own text
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)
     for stand_in, (variable, _) in _VARIABLES.items():
         text = text.replace(stand_in, variable)
     return re.sub(r"\s*\n\s*", "\n", text).strip()

@@ -104,9 +104,7 @@ def grids(results: Results) -> Section:
             if pictures:
                 blocks.append(Details(f"{data}: {kind} ({plural(len(pictures), 'paradigm')})",
                                       [Text(f"{what}."), Gallery(pictures)]))  # fmt: skip
-    intro = Text(
-        "Of the first seed that has a result, chosen before any image was seen; of one image, no number follows."
-    )
+    intro = Text("Of the first seed that has a result; none is chosen by how it looks.")
     return Section(
         "Samples and reconstructions", "images", [intro, *blocks] if blocks else [Text("No job has images.")]
     )

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from encdec.evaluation.questions import QUESTIONS, Question
+from encdec.study.report import paired_images
 from encdec.study.report.answers import Answer, answers, to_compare, traits
 from encdec.study.report.document import Block, Bullets, Cell, Column, Details, Row, Section, Table, Text
 from encdec.study.report.reading import Results
@@ -67,7 +69,7 @@ def differences(results: Results) -> Section:
     """Of each paradigm to the baseline, paired by seed."""
     baseline, blocks = results.baseline, list[Block]()
     for data in results.data:
-        columns, cells = [], dict[str, list[Cell]]()
+        columns, cells, values = list[Column](), dict[str, list[Cell]](), paired_images.of_data(results, data)
         for question in QUESTIONS:
             found, _ = to_compare(results, data, question)
             if baseline not in found or len(found) < 2:
@@ -76,7 +78,8 @@ def differences(results: Results) -> Section:
             columns.append(Column(f"{metric} {ARROWS[question.better]}", unit_))
             for name in results.paradigms:
                 if name != baseline:
-                    cells.setdefault(name, []).append(_gap(found.get(name), found[baseline], question, results))
+                    cell = _gap(found.get(name), found[baseline], question, results)
+                    cells.setdefault(name, []).append(_with_error(cell, values, found, name, baseline))
         if columns:
             rows = [[Cell(name), *row] for name, row in cells.items() if any(cell.text for cell in row)]
             caption = f"{data}: paradigm minus {baseline} ± half the width of its {_interval(results)}"
@@ -88,7 +91,8 @@ def differences(results: Results) -> Section:
     how = (
         "Runs of one seed share their images, their order and their noise as far as paradigms allow, so differences "
         "are taken seed by seed. r is the correlation over seeds. Where it is positive, the interval is that of the "
-        "paired differences; elsewhere pairing does not help, and the interval is Welch’s for two samples."
+        "paired differences; elsewhere pairing does not help, and the interval is Welch’s for two samples. “Test "
+        "images” is apart from it: one standard error that the choice of test images leaves, taken image by image."
     )
     if len(results.seeds) == 1:
         how = "With one seed there is neither an interval nor a correlation."
@@ -242,6 +246,19 @@ def _errors(results: Results, columns: Mapping[Question, Mapping[str, Answer]]) 
         "images, so much of it cancels in differences. It is no part of the intervals over seeds.",
         "Error that comes from the test set:",
     )
+
+
+def _with_error(
+    cell: Cell, values: paired_images.Values, found: Mapping[str, Answer], name: str, baseline: str
+) -> Cell:
+    """A difference, with what the choice of test images leaves open in it."""
+    if not cell.text or name not in found or found[name].metric != found[baseline].metric:
+        return cell
+    seeds = sorted(found[name].by_seed.keys() & found[baseline].by_seed.keys())
+    error = paired_images.error(values, found[name].metric, name, baseline, seeds)
+    if not seeds or error is None:
+        return cell
+    return replace(cell, note=f"{cell.note}; test images ± {number(error, decimals_of(error, 2))}")
 
 
 def _gap(of: Answer | None, baseline: Answer, question: Question, results: Results) -> Cell:

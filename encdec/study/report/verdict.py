@@ -46,7 +46,8 @@ def contests(results: Results) -> list[Contest]:
     for data in results.data:
         for question in QUESTIONS:
             answers, _ = to_compare(results, data, question)
-            whole = {name: answer for name, answer in answers.items() if answer.is_whole}
+            # what reads labels is told something that the others are not
+            whole = {name: answer for name, answer in answers.items() if answer.is_whole and not of[name].reads_labels}
             without, with_one = _best(whole, of, question, False), _best(whole, of, question, True)
             if without is None or with_one is None:
                 continue
@@ -148,6 +149,12 @@ def _limits(results: Results, held: Sequence[Contest], notes: Sequence[str]) -> 
         sentences.append(
             "The best of each kind was chosen by these same numbers, which favors the kind with more paradigms; the "
             "intervals do not account for it."
+        )
+    labelled = [name for name, its in traits(results).items() if its.reads_labels]
+    if labelled:
+        sentences.append(
+            f"{listed(labelled)} read{'s' if len(labelled) == 1 else ''} labels, which the others are not given: in "
+            "the tables, but in no comparison of this verdict."
         )
     if len(results.seeds) > 1 and held:
         by_chance = (1 - CONFIDENCE) * len(held)

@@ -20,7 +20,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "memorised": ("Memorised", "share"),
     "target_near": ("Similarity of neighbours’ targets", "cosine"),
     "neighbours": ("Shared neighbours", "share"),
-    "decoder_calls": ("Decoder passes", "per training image"),
+    "decoder_calls": ("Decoder passes", "per image and epoch"),
     "parameters_training": ("Parameters in training", ""),
     "parameters_generator": ("Parameters of the generator", ""),
     "fit_seconds": ("Training", "seconds"),
