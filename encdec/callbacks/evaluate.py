@@ -15,11 +15,11 @@ from torch import Tensor
 
 from encdec.callbacks.evaluation_files import write_pictures
 from encdec.callbacks.evaluation_images import draw
-from encdec.callbacks.evaluation_output import print_answers, print_details
+from encdec.callbacks.evaluation_output import print_answers, print_details, print_sentences
 from encdec.callbacks.image_grids import tensorboard_writers
 from encdec.callbacks.plain_progress import PlainProgress, plain_stages
-from encdec.callbacks.terminal import UNITS, print_verdicts
-from encdec.callbacks.verdicts import reference
+from encdec.callbacks.terminal import UNITS
+from encdec.callbacks.verdicts import reference, verdicts
 from encdec.data import DataModule
 from encdec.data.fingerprints import fingerprint
 from encdec.evaluation import report
@@ -137,7 +137,7 @@ class Evaluate(pl.Callback):
             measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
             if "sample_variance" in self.metrics.values:
                 measured["test/sample_variance"] = self.metrics.values["sample_variance"].value
-            print_verdicts(trainer, "test", measured, pl_module.loaded_step, samples=self.num_samples)
+            print_sentences(verdicts(trainer, "test", measured, pl_module.loaded_step, self.num_samples))
             found = _provenance(trainer, pl_module, data, prints, run)
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             metrics = report.metrics_as_dict(self.metrics)
@@ -152,7 +152,7 @@ class Evaluate(pl.Callback):
             self.written.extend(report.write(found, self.metrics.images, folder, stem))
             as_json, *others = self.written
             names = " and ".join(path.suffix for path in others)
-            print(f"{as_json}, {names}: all metrics, with what repeats them", flush=True)
+            print(f"{as_json}, {names}: all metrics", flush=True)
             self._log(trainer, pl_module)
             with torch.inference_mode(False), torch.no_grad():
                 for path in write_pictures(context, inferred, folder, stem):

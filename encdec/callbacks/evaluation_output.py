@@ -1,6 +1,7 @@
 """What `test` prints of an evaluation: the answers to its questions in 80 columns, and all metrics on request."""
 
 import textwrap
+from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 
@@ -30,7 +31,6 @@ def print_answers(metrics: Metrics) -> None:
         metrics.undefined, shown | {name for question in QUESTIONS for name in question.headline}, "is not defined here"
     )
     _say(metrics.doubtful, shown, "is to be read with care")
-    print(end="", flush=True)
 
 
 def _lines(name: str, metric: Metric) -> list[str]:
@@ -49,10 +49,15 @@ def _with_error(metric: Metric) -> str:
     return f"{metric.value:.5g}{error}"
 
 
+def print_sentences(sentences: Iterable[str]) -> None:
+    """Print sentences in 80 columns, each on lines of its own."""
+    for sentence in sentences:
+        print(textwrap.fill(sentence, _WIDTH, break_long_words=False, break_on_hyphens=False), flush=True)
+
+
 def _say(sentences: dict[str, str], names: set[str], what: str) -> None:
-    for name, sentence in sentences.items():
-        if name in names or name in ("reconstruction", "likelihood"):
-            print("\n".join(textwrap.wrap(f"{name} {what}: {sentence}", _WIDTH)))
+    shown = names | {"reconstruction", "likelihood"}
+    print_sentences(f"{name} {what}: {sentence}" for name, sentence in sentences.items() if name in shown)
 
 
 def print_details(metrics: Metrics) -> None:

@@ -182,7 +182,7 @@ def test_two_processes_give_the_metrics_of_one(config: str, cli: RunCLI, project
     assert code == 0, output
     report = report_of(config)
     assert report["processes"] == 2
-    assert output.count("frechet_classifier ") == 1, "the table is printed once"
+    assert output.count("kernel_classifier ") == 1, "the table is printed once"
     two = values_of(report)
     assert one.keys() == two.keys()
     for name, value in one.items():

@@ -14,7 +14,7 @@ from encdec.networks import MLPDecoder
 from encdec.objectives.losses import pixel_squared_error
 from encdec.paradigms import VAE, EncoderlessVAE, LatentVariable, Paradigm
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
-from encdec.training.decoder_calls import in_checkpoint
+from encdec.training.decoder_calls import DecoderCalls, in_checkpoint
 from encdec.training.images import TrainingImages
 from encdec.types import Batch, Losses
 
@@ -121,3 +121,16 @@ def test_the_decoder_of_a_compiled_model_is_not_counted(tmp_path: Path) -> None:
 def test_a_foreign_count_is_none(state: Any) -> None:
     assert in_checkpoint({"callbacks": {"DecoderCalls": state}}) is None
     assert in_checkpoint({}) is None
+
+
+def test_counting_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = VAE(image_shape=SHAPE, latent_dim=2)
+        small_trainer(max_epochs=2).fit(model, Blobs(num_images=53, batch_size=10))
+        return model.state_dict()
+
+    with_count = trained()
+    monkeypatch.setattr(DecoderCalls, "on_train_start", lambda *_: None)
+    for name, value in trained().items():
+        assert torch.equal(value, with_count[name]), name
