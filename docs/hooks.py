@@ -58,6 +58,9 @@ def on_page_content(html_of_page: str, **_: Any) -> str:
 
     def drawn(formula: re.Match[str]) -> str:
         drawn = convert(html.unescape(formula[3]), display="block" if formula[2] == "[" else "inline")
+        drawn = re.sub(
+            r"<m[io]>&#x02016;</m[io]>", '<mo stretchy="false">&#x02016;</mo>', drawn
+        )  # ‖, as high as a letter
         # the space after an operator's name, which LaTeX has
         return re.sub(r"(<mi>(?:log|max|min|softplus|KL)</mi>)", r'\1<mspace width="0.17em"></mspace>', drawn)
 
