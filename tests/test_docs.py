@@ -160,8 +160,6 @@ def test_python_blocks_parse() -> None:
 def test_files_and_modules_of_shown_commands_exist() -> None:
     for page, words in commands():
         for word in words:
-            if word.startswith("configs/study/") and not (ROOT / "configs" / "study").exists():
-                continue  # the shipped studies are on their way
             if word.startswith(("configs/", "benchmarks/", "constraints")):
                 assert (ROOT / word).exists(), f"{page}: {word}"
         if "-m" in words and (module := words[words.index("-m") + 1]).startswith(("benchmarks.", "tests.")):
