@@ -268,6 +268,7 @@ def _call(command: str, *args: str) -> str:
         [command, *args], capture_output=True, text=True, errors="replace", env=without_slurm() | env, check=False
     )
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"it ended with code {done.returncode}"
+        lines = [line.removeprefix(f"{command}: error: ").strip() for line in done.stderr.splitlines()]
+        said = "; ".join(filter(None, lines)) or f"it ended with code {done.returncode}"
         raise UserError(f"Slurm's {command} refused: {printable(said, 500)}")
     return done.stdout

@@ -21,8 +21,8 @@ def before_local(study: Study) -> None:
     waiting = slurm.queue(study)
     if waiting.jobs:
         raise UserError(
-            f"{_count(len(waiting.jobs), 'job')} of this study {_are(len(waiting.jobs))} in Slurm's queue: wait for "
-            "them, or take them out of it by `encdec study stop`."
+            f"{_count(len(waiting.jobs), 'job')} of this study {_are(len(waiting.jobs))} in Slurm's queue: wait "
+            "until none is, or empty it by `encdec study stop`."
         )
     if study.slurm != Slurm() and shutil.which("sbatch") is not None:
         say("it runs on this machine; with --slurm it would be submitted to the cluster.")
