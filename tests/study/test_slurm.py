@@ -176,7 +176,7 @@ def test_two_submissions_have_two_names(project: Path) -> None:
 def test_what_slurm_refuses_is_said_and_leaves_nothing(project: Path, queue: FakeSlurm) -> None:
     four = study()
     queue.refuse("sbatch", "runs", "invalid partition specified: gpu")
-    with pytest.raises(UserError, match="Slurm's sbatch refused: invalid partition specified: gpu$"):
+    with pytest.raises(UserError, match=r"Slurm's sbatch refused: invalid partition specified: gpu$"):
         submit(four)
     assert list((four.folder / "slurm").glob("*.txt")) == []
     assert not slurm.queue(four)
