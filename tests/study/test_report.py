@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import yaml
 from PIL import Image
 
 from encdec.evaluation.image_values import ImageValues
+from encdec.study import state
+from encdec.study.plan import jobs
 from encdec.study.report import IMAGES, write_report
+from encdec.study.spec import load
 from encdec.types import UserError
 
 from . import reports
@@ -287,6 +291,24 @@ def test_jobs_that_the_study_no_longer_asks_for_are_named(folder: Folder) -> Non
     assert "gan" not in section(text, "Results on digits")
 
 
+def test_results_of_other_settings_than_now_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name in ("vae", "svi"):
+        (tmp_path / "configs" / f"{name}.yaml").write_text(f"name: {name}")
+    folder = Folder(Path("lightning_logs", "studies", "small"), ("vae", "svi"))
+    folder.fill()
+    hashes = {job.name: job.hash for job in jobs(load(folder.path / "study.yaml"))}
+    for place in folder.path.glob("*/*/seed_*"):
+        known = state.read(place)
+        assert known is not None
+        state.write(place, replace(known, hash=hashes[place.relative_to(folder.path).as_posix()]))
+    assert "would make them again" not in markdown(folder)
+    (tmp_path / "configs" / "svi.yaml").write_text("name: other")
+    completeness = section(markdown(folder), "Completeness")
+    assert "would make them again: svi/digits/seed_0, svi/digits/seed_1 and svi/digits/seed_2." in completeness
+
+
 def test_the_table_of_numbers_holds_all_of_them(folder: Folder) -> None:
     shutil.rmtree(folder.job("svi", "digits", 1))
     write_report(folder.path)
@@ -309,8 +331,8 @@ def test_the_same_results_give_the_same_bytes(folder: Folder, tmp_path: Path) ->
     before = contents(folder.path)
     elsewhere = tmp_path / "elsewhere" / "small"
     shutil.copytree(folder.path, elsewhere)
-    for state in elsewhere.rglob("state.json"):  # as after a kill: another attempt, process, machine and time
-        state.write_text(state.read_text()[:-1] + ', "attempts": 3, "pid": 99, "host": "b", "begun": "2027-01-01"}')
+    for file in elsewhere.rglob("state.json"):  # as after a kill: another attempt, process, machine and time
+        file.write_text(file.read_text()[:-1] + ', "attempts": 3, "pid": 99, "host": "b", "begun": "2027-01-01"}')
     assert contents(elsewhere) == before
 
 

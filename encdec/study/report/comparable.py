@@ -56,7 +56,7 @@ _DECISIVE: dict[str, Callable[[Result], Any]] = {
     "the checkpoint that it evaluates is": lambda job: _evaluation(job)["checkpoint"],
 }
 _NOTED: dict[str, Callable[[Result], Any]] = {
-    "threads of training": lambda job: job.state.get("threads"),
+    "threads of training": lambda job: job.state and job.state.threads,
     "threads of evaluation": lambda job: _machine(job, "threads"),
     "device": lambda job: _machine(job, "device"),
     "processor": lambda job: _machine(job, "device_name"),

@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from encdec.evaluation.questions import QUESTIONS
 from encdec.study.report.answers import traits
 from encdec.study.report.document import Block, Bullets, Cell, Code, Column, Details, Section, Table, Text
-from encdec.study.report.reading import STUDY_FILE, Result, Results
+from encdec.study.report.reading import Result, Results
 from encdec.study.report.words import COSTS, better, decimals_of, listed, number, plural, title
+from encdec.study.schedule import COPY
+from encdec.study.state import JobState
 from encdec.text import printable
 
 
@@ -57,8 +58,8 @@ def commands(results: Results) -> Section:
     blocks: list[Block] = [
         Text(", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded", "Versions:"),
         Text("The whole study is made, and made again, by one command, with this file:"),
-        Code(f"encdec study lightning_logs/studies/{results.name}/{STUDY_FILE}"),
-        Code((results.folder / STUDY_FILE).read_text(encoding="utf-8").strip()),
+        Code(f"encdec study lightning_logs/studies/{results.name}/{COPY}"),
+        Code((results.folder / COPY).read_text(encoding="utf-8").strip()),
     ]
     for paradigm in results.paradigms:
         lines = [_command(job) for job in results.jobs if job.paradigm == paradigm and job.state]
@@ -135,7 +136,7 @@ def _paradigms(results: Results) -> Table:
         args = given.get("args", []) if isinstance(given, dict) else given
         arguments = shlex.join(map(str, [*(args or []), *common])) if isinstance(args, list) else str(args)
         budgets = sorted(
-            {job.state["epochs"] for job in results.jobs if job.paradigm == name and job.state.get("epochs")}
+            {job.state.epochs for job in results.jobs if job.paradigm == name and job.state and job.state.epochs}
         )
         first = (its.kind, its.words, _CONDITIONS.get(its.conditioning, "–")) if its else ("–", "–", "–")
         budget = Cell(" / ".join(map(str, budgets)) or "–", order=budgets[0] if budgets else None)
@@ -163,13 +164,13 @@ def _metrics(results: Results) -> list[Text]:
     return [*questions, *found]
 
 
-def _winners(data: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def _winners(data: str, trials: Mapping[str, Sequence[JobState]]) -> Table:
     columns = [Column("Paradigm", is_number=False), Column("Trials", "done of all"), Column("Chosen", is_number=False)]
     columns += [Column("Best score", "validation, lower is better"), Column("Worst score", "of finite ones")]
     rows = []
     for paradigm, states in trials.items():
         scores = _scores(states)
-        done = sum(state.get("status") == "done" for state in states)
+        done = sum(state.status == "done" for state in states)
         count = Cell(f"{done} of {len(states)}", order=done)
         if not scores:
             rows.append([Cell(paradigm), count, Cell("–"), Cell("–"), Cell("–")])
@@ -183,7 +184,7 @@ def _winners(data: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> Ta
     return Table(f"{data}: what the trials chose", columns, rows)
 
 
-def _trials(data: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def _trials(data: str, trials: Mapping[str, Sequence[JobState]]) -> Table:
     columns = [
         Column("Paradigm", is_number=False),
         Column("Settings", is_number=False),
@@ -196,8 +197,8 @@ def _trials(data: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> Tab
         for place, state in enumerate(states):
             score = scores.get(place)
             if score is None:
-                said = printable(str(state.get("error") or "not finite"), 120)
-                ended = said if state.get("status") in ("failed", "done") else str(state.get("status", "pending"))
+                said = printable(state.error or "not finite", 120)
+                ended = said if state.status in ("failed", "done") else state.status
                 rows.append([Cell(paradigm), Cell(_settings(state)), Cell(ended)])
             else:
                 cell = Cell(number(score, decimals_of(score, 4)), order=score, is_best=score == low)
@@ -205,18 +206,15 @@ def _trials(data: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> Tab
     return Table(f"{data}: trials", columns, rows)
 
 
-def _scores(states: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+def _scores(states: Sequence[JobState]) -> dict[int, float]:
     """The score of each trial that has one, by its place."""
     return {
-        place: float(state["score"])
-        for place, state in enumerate(states)
-        if state.get("status") == "done" and isinstance(state.get("score"), int | float)
+        place: state.score for place, state in enumerate(states) if state.status == "done" and state.score is not None
     }
 
 
-def _settings(state: Mapping[str, Any]) -> str:
-    found = state.get("settings") or {}
-    return ", ".join(f"{name} = {value}" for name, value in found.items()) or "–"
+def _settings(state: JobState) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in state.settings.items()) or "–"
 
 
 def _common(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -226,4 +224,4 @@ def _common(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _command(job: Result) -> str:
-    return printable(str(job.state.get("command") or ""))
+    return printable(job.state.command) if job.state else ""

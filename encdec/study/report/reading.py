@@ -4,7 +4,6 @@ Only small files are read, never a checkpoint, so that a folder without its chec
 """
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +14,13 @@ import yaml
 
 from encdec.evaluation.reading import read as read_evaluation
 from encdec.formats import REPORT_ENDING
+from encdec.study import plan, spec, state
+from encdec.study.schedule import COPY
+from encdec.study.state import JobState
 from encdec.text import printable
 from encdec.types import UserError
 
-STUDY_FILE = "study.yaml"
-STATE_FILE = "state.json"
 TUNING = "tuning"
-_LARGEST_FILE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Result:
     Attributes:
         paradigm, data, seed: which one; the first two as the study names them.
         folder: of the job.
-        state: its state.json; empty where the job has not begun.
+        state: its state.json; None where the job has not begun.
         evaluation: of its last checkpoint; None where there is none to be used.
         problem: why not, in a sentence; empty for a job that is done.
         metrics: of the evaluation, by name, with `fit_seconds` of the state.
@@ -52,7 +51,7 @@ class Result:
     data: str
     seed: int
     folder: Path
-    state: Mapping[str, Any] = field(default_factory=dict)
+    state: JobState | None = None
     evaluation: Mapping[str, Any] | None = None
     problem: str = ""
     metrics: Mapping[str, Measure] = field(default_factory=dict)
@@ -60,11 +59,11 @@ class Result:
     @property
     def status(self) -> str:
         """Of the job: pending, running, stopped, failed or done."""
-        return str(self.state.get("status", "pending"))
+        return "pending" if self.state is None else self.state.status
 
     def beside(self, ending: str) -> Path | None:
         """The file last.ENDING that `test` wrote beside the checkpoint; None if there is none."""
-        path = _evaluation_path(self.folder, self.state)
+        path = self.state and _evaluation_path(self.folder, self.state)
         found = path and path.with_name(path.name.removesuffix(REPORT_ENDING) + ending)
         return found if found and found.is_file() else None
 
@@ -99,6 +98,7 @@ class Results:
         title, question: what the report is told to be called, and to ask; empty if nothing.
         trials: the states of its tuning's trials, by paradigm and data set, in their order.
         strangers: folders of jobs that the study does not ask for (any more).
+        outdated: names of jobs whose settings, configs or code have changed since they ran.
     """
 
     folder: Path
@@ -111,8 +111,9 @@ class Results:
     jobs: Sequence[Result]
     title: str
     question: str
-    trials: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+    trials: Mapping[tuple[str, str], Sequence[JobState]]
     strangers: Sequence[str]
+    outdated: Sequence[str]
 
     def of(self, data: str, paradigm: str | None = None) -> list[Result]:
         """The jobs on a data set that have an evaluation, of one paradigm or of all."""
@@ -129,14 +130,14 @@ def read(folder: Path) -> Results:
     Raises:
         UserError: it is not a study's folder, or its YAML file can't be read.
     """
-    settings = _settings(folder / STUDY_FILE)
+    settings = _settings(folder / COPY)
     paradigms, data = list(map(str, settings["paradigms"])), list(map(str, settings["data"]))
     seeds = list(settings["seeds"])
     report = settings.get("report") or {}
     baseline = str(report.get("baseline") or paradigms[0])
     if baseline not in paradigms:
         names = ", ".join(paradigms)
-        raise UserError(f"{folder / STUDY_FILE}: report.baseline is {baseline!r}, but the paradigms are {names}.", 2)
+        raise UserError(f"{folder / COPY}: report.baseline is {baseline!r}, but the paradigms are {names}.", 2)
     jobs = [
         _result(folder / paradigm / name / f"seed_{seed}", paradigm, name, seed)
         for name in data
@@ -144,7 +145,7 @@ def read(folder: Path) -> Results:
         for seed in seeds
     ]
     asked = {job.folder for job in jobs}
-    there = [path.parent for path in sorted(folder.glob(f"*/*/seed_*/{STATE_FILE}"))]
+    there = [path.parent for path in sorted(folder.glob(f"*/*/seed_*/{state.FILE}"))]
     strangers = [str(path.relative_to(folder).as_posix()) for path in there if path not in asked]
     title, question = str(report.get("title") or ""), str(report.get("question") or "")
     trials = {(paradigm, name): _trials(folder / TUNING / paradigm / name) for name in data for paradigm in paradigms}
@@ -161,26 +162,8 @@ def read(folder: Path) -> Results:
         question,
         {key: found for key, found in trials.items() if found},
         strangers,
+        _outdated(folder),
     )
-
-
-def json_file(path: Path) -> dict[str, Any]:
-    """An object in a JSON file.
-
-    Raises:
-        ValueError: there is no such file, or it holds no object.
-    """
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError(f"it has more than {_LARGEST_FILE >> 20} MiB")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(error.strerror or "it can't be opened") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("it holds no object")
-    return found
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -188,7 +171,7 @@ def _settings(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path.parent} is not the folder of a study: it has no {STUDY_FILE}. Give the folder that "
+            f"{path.parent} is not the folder of a study: it has no {COPY}. Give the folder that "
             "`encdec study` made, lightning_logs/studies/NAME.",
             2,
         ) from error
@@ -201,38 +184,55 @@ def _settings(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def _outdated(folder: Path) -> list[str]:
+    """Jobs that are done, but would run again; none where that can't be known, because the study ran elsewhere."""
+    try:
+        study = spec.load(folder / COPY)
+        if study.folder.resolve() != folder.resolve():
+            return []
+        known = [(job, state.read(job.folder)) for job in plan.jobs(study) if job.hash]
+    except UserError:
+        return []
+    return [job.name for job, found in known if found and found.status == "done" and found.hash != job.hash]
+
+
 def _result(folder: Path, paradigm: str, data: str, seed: int) -> Result:
     try:
-        state = json_file(folder / STATE_FILE) if (folder / STATE_FILE).exists() else {}
-    except ValueError as error:
-        return Result(paradigm, data, seed, folder, problem=f"its {STATE_FILE} can't be read: {printable(str(error))}")
-    job = Result(paradigm, data, seed, folder, state)
-    if job.status != "done":
+        known = state.read(folder)
+    except UserError as error:
+        return Result(paradigm, data, seed, folder, problem=_short(error, folder))
+    job = Result(paradigm, data, seed, folder, known)
+    if known is None or known.status != "done":
         return _without(job, _why_not_done(job))
-    path = _evaluation_path(folder, state)
+    path = _evaluation_path(folder, known)
     if path is None:
         return _without(job, "its state names no checkpoint within its folder")
     try:
         evaluation = read_evaluation(path)
     except UserError as error:
-        return _without(job, str(error).replace(str(folder), folder.name))
+        return _without(job, _short(error, folder))
     metrics = {name: _measure(metric) for name, metric in evaluation["metrics"].items()}
-    if isinstance(state.get("fit_seconds"), int | float):
-        metrics["fit_seconds"] = Measure(float(state["fit_seconds"]), "seconds")
-    return Result(paradigm, data, seed, folder, state, evaluation, "", metrics)
+    metrics["fit_seconds"] = Measure(known.fit_seconds, "seconds")
+    return Result(paradigm, data, seed, folder, known, evaluation, "", metrics)
 
 
-def _trials(folder: Path) -> list[dict[str, Any]]:
+def _trials(folder: Path) -> list[JobState]:
     """The states of the trials in a folder, trial_0 first; one that can't be read counts as failed."""
     found = []
     for path in sorted(
-        folder.glob(f"trial_*/{STATE_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name)
+        folder.glob(f"trial_*/{state.FILE}"), key=lambda path: (len(path.parent.name), path.parent.name)
     ):
         try:
-            found.append(json_file(path))
-        except ValueError as error:
-            found.append({"status": "failed", "error": f"its {STATE_FILE} can't be read: {printable(str(error))}"})
+            known = state.read(path.parent)
+        except UserError as error:
+            known = JobState(folder.parent.name, folder.name, 0, "", "failed", error=_short(error, path.parent))
+        found += [known] if known is not None else []
     return found
+
+
+def _short(error: UserError, folder: Path) -> str:
+    """What is wrong, without where the study lies."""
+    return printable(str(error).replace(str(folder), folder.name), 500)
 
 
 def _without(job: Result, problem: str) -> Result:
@@ -240,19 +240,17 @@ def _without(job: Result, problem: str) -> Result:
 
 
 def _why_not_done(job: Result) -> str:
-    if job.status == "failed":
-        said = printable(str(job.state.get("error") or "it said nothing"), 500)
-        return f"failed in {job.state.get('stage') or 'its run'}: {said}"
+    if job.state is not None and job.status == "failed":
+        return f"failed in {job.state.stage}: {printable(job.state.error or 'it said nothing', 500)}"
     words = {"pending": "has not begun", "running": "was still running", "stopped": "was stopped, and can go on"}
-    return words.get(job.status, f"has the unknown status {printable(job.status, 40)}")
+    return words[job.status]
 
 
-def _evaluation_path(folder: Path, state: Mapping[str, Any]) -> Path | None:
+def _evaluation_path(folder: Path, known: JobState) -> Path | None:
     """Where `test` wrote its report; None where the state names none within the job's folder."""
-    named = state.get("checkpoint")
-    if not isinstance(named, str) or not named:
+    if not known.checkpoint:
         return None
-    path = folder / named.replace("\\", "/")  # it may have been written on Windows
+    path = folder / known.checkpoint.replace("\\", "/")  # it may have been written on Windows
     if ".." in path.parts or not path.is_relative_to(folder):
         return None
     return path.with_name(path.stem + REPORT_ENDING)

@@ -33,6 +33,9 @@ def completeness(results: Results, notes: Sequence[str]) -> Section:
                            "say so where one is missing."))  # fmt: skip
     if notes:
         blocks += [Text("", "Circumstances that differ"), Bullets([Text(note) for note in notes])]
+    if results.outdated:
+        blocks.append(Text("These results are of other settings, configs or code than the study asks for now, and "
+                           f"encdec study would make them again: {listed(results.outdated)}."))  # fmt: skip
     if results.strangers:
         blocks.append(Text(f"The folder holds jobs that the study does not ask for, which are left out: "
                            f"{listed(results.strangers)}."))  # fmt: skip
