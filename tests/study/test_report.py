@@ -76,7 +76,7 @@ def test_sections_are_in_the_order_of_the_question(folder: Folder) -> None:
 def test_the_verdict_names_who_is_ahead_and_by_how_much(folder: Folder) -> None:
     verdict = section(markdown(folder), "Question and verdict")
     assert "the one without is ahead in 5" in verdict
-    assert "With an encoder: vae (VAE), ae (AE). Without: svi and assignment." in verdict
+    assert "its latent: vae (VAE), ae (AE). Without: svi (SVI) and assignment (Assignment)." in verdict
     assert "better in 3 of 3 seeds" in verdict
     assert "Nothing was tuned" in verdict
 

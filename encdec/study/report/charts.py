@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from encdec.evaluation.questions import Question
 from encdec.study.report.answers import Answer, Traits
 from encdec.study.report.document import Figure
 from encdec.study.report.drawing import GRID, INK, MUTED, WITH, WITHOUT, Margins, canvas, element
@@ -17,9 +18,10 @@ _POINTS = 80  # of one curve
 
 
 def headline(
-    name: str, data: str, question: str, answers: Mapping[str, Answer], which: str, traits: Mapping[str, Traits]
+    name: str, data: str, question: Question, answers: Mapping[str, Answer], traits: Mapping[str, Traits]
 ) -> Figure:
     """Every seed of every paradigm, with means and t intervals, the best on top."""
+    which = question.better
     order = sorted(answers, key=lambda paradigm: answers[paradigm].mean.value, reverse=which == "higher")
     first = answers[order[0]]
     label = f"{title(first.metric)}, {unit(first.metric, first.unit)}"
@@ -34,7 +36,7 @@ def headline(
             if mean.half_width is not None:
                 low, high = mean.value - mean.half_width, mean.value + mean.half_width
                 axes.plot([low, high], [place, place], color=color, linewidth=1.6, alpha=0.55, solid_capstyle="butt")
-            axes.plot([mean.value] * 2, [place - 0.28, place + 0.28], color=color, linewidth=2)
+                axes.plot([mean.value] * 2, [place - 0.28, place + 0.28], color=color, linewidth=2)
             seeds = sorted(answer.values)
             filled = color if traits[paradigm].has_encoder else "none"
             axes.plot(
@@ -52,14 +54,14 @@ def headline(
         svg = element(figure)
     places = decimals(answers.values())
     told = listed([f"{paradigm} {number(answers[paradigm].mean.value, places)}" for paradigm in order], 40)
-    alt = f"{data}, {question}: {label}, means from the best: {told}."
+    alt = f"{data}, {question.name}: {label}, means from the best: {told}."
     caption = (
         "One circle for each seed, filled for paradigms with an encoder; the bar is the mean, the line its 95 % t "
         "interval over seeds."
     )
     if all(answer.mean.half_width is None for answer in answers.values()):
         caption = "One circle for the one seed, filled for paradigms with an encoder."
-    return Figure(name, svg, alt, f"{data}, {question}. {caption}")
+    return Figure(name, svg, alt, f"{data}, {question.name}: {question.asks} {caption}")
 
 
 def costs(

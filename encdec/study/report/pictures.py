@@ -30,7 +30,7 @@ def headlines(results: Results, data: str) -> list[Block]:
         compared, apart = to_compare(results, data, of)
         if compared:
             name = file_name("headline", of.name, data)
-            found.append(charts.headline(name, data, of.name, compared, of.better, traits(results)))
+            found.append(charts.headline(name, data, of, compared, traits(results)))
         if apart:
             who = "; ".join(f"{paradigm} {why}" for paradigm, why in apart.items())
             found.append(Text(f"Not in this chart, because the number is another: {who}."))

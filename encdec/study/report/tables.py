@@ -61,7 +61,7 @@ def outcomes(results: Results, data: str) -> list[Block]:
             compared_ones, apart = compared[question.name]
             row.append(_outcome(found, compared_ones, apart.get(paradigm, ""), paradigm, question))
         rows.append(row)
-    caption = f"{data}: mean over seeds ± half the width of the {_interval(results)}; the best of each column is bold"
+    caption = f"{data}: {_interval(results)}; the best of each column is bold"
     blocks: list[Block] = [Table(caption, headings, rows, _references(list(columns.values()), 1))]
     beside = _beside(results, data)
     errors = _errors(results, columns)
@@ -85,7 +85,7 @@ def differences(results: Results) -> Section:
                     cells.setdefault(name, []).append(_with_error(cell, values, found, name, baseline))
         if columns:
             rows = [[Cell(name), *row] for name, row in cells.items() if any(cell.text for cell in row)]
-            caption = f"{data}: paradigm minus {baseline} ± half the width of its {_interval(results)}"
+            caption = f"{data}: paradigm minus {baseline}, {_interval(results)}"
             blocks.append(Table(caption, [Column("Paradigm", is_number=False), *columns], rows))
     if not blocks:
         return Section(
@@ -182,7 +182,8 @@ def _unit(found: Mapping[str, Answer]) -> str:
 
 
 def _interval(results: Results) -> str:
-    return "95 % t interval over seeds" if len(results.seeds) > 1 else "interval (none with one seed)"
+    many = "mean over seeds ± half the width of its 95 % t interval over seeds"
+    return many if len(results.seeds) > 1 else "one seed, so there are no intervals"
 
 
 def _references(columns: Sequence[Mapping[str, Answer]], empty: int) -> list[Row]:

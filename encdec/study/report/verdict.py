@@ -81,7 +81,11 @@ def _summary(results: Results, of: Mapping[str, Traits], held: Sequence[Contest]
     if not held:
         return [("Verdict.", "None yet: in no question does a paradigm of both kinds have all of its seeds.")]
     parts = ", ".join(f"{name} ({of[name].kind})" for name in names[True])
-    who = f"With an encoder: {parts}. Without: {listed(names[False], 40)}."
+    without = listed([f"{name} ({of[name].kind})" for name in names[False]], 40)
+    who = (
+        f"With an encoder, a trained network of its own that reads an image and gives its latent: {parts}. Without: "
+        f"{without}."
+    )
     seeds = len(results.seeds)
     if seeds == 1:
         lower = sum((c.gap.value < 0) == (c.question.better == "lower") and c.gap.value != 0 for c in held)
@@ -91,12 +95,12 @@ def _summary(results: Results, of: Mapping[str, Traits], held: Sequence[Contest]
             "number."
         )
         return [("Verdict.", verdict), ("", who)]
-    without, with_one = [[c for c in held if c.winner == kind] for kind in ("without", "with")]
-    open_ones = len(held) - len(without) - len(with_one)
+    won_without, won_with = [[c for c in held if c.winner == kind] for kind in ("without", "with")]
+    open_ones = len(held) - len(won_without) - len(won_with)
     verdict = (
         f"Of {plural(len(held), 'comparison')} of the best paradigm without an encoder and the best with one, over "
-        f"{plural(seeds, 'seed')}, the one without is ahead in {len(without)}{_where(without)}, the one with an "
-        f"encoder in {len(with_one)}{_where(with_one)}, and in {open_ones} the seeds do not separate them."
+        f"{plural(seeds, 'seed')}, the one without is ahead in {len(won_without)}{_where(won_without)}, the one "
+        f"with an encoder in {len(won_with)}{_where(won_with)}, and in {open_ones} the seeds do not separate them."
     )
     return [("Verdict.", verdict), ("", who)]
 
@@ -124,7 +128,8 @@ def _judged(contest: Contest, places: int, seeds: int) -> str:
     gap, winner = contest.gap, contest.winner
     size = number(abs(gap.value), places)
     if gap.half_width is None:
-        return f"They differ by {size}; one seed has no spread."
+        ahead = contest.without if gap.better else contest.with_one
+        return f"{ahead} is better by {size} in this seed." if gap.value else "They are equal in this seed."
     by = f"{size} ± {number(gap.half_width, places)}"
     if winner:
         ahead, count = (contest.without, gap.better) if winner == "without" else (contest.with_one, gap.worse)
@@ -146,10 +151,8 @@ def _too_early(results: Results, data: str) -> list[Text]:
 def _limits(results: Results, held: Sequence[Contest], notes: Sequence[str]) -> list[str]:
     sentences = []
     if held:
-        sentences.append(
-            "The best of each kind was chosen by these same numbers, which favors the kind with more paradigms; the "
-            "intervals do not account for it."
-        )
+        chosen = "The best of each kind was chosen by these same numbers, which favors the kind with more paradigms"
+        sentences.append(f"{chosen}; the intervals do not account for it." if len(results.seeds) > 1 else f"{chosen}.")
     labelled = [name for name, its in traits(results).items() if its.reads_labels]
     if labelled:
         sentences.append(
