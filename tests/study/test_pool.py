@@ -91,6 +91,7 @@ def test_what_has_changed_runs_again_and_its_old_result_is_set_aside(project: Pa
     assert "begins" not in run(str(file)).stdout
     config.write_text(config.read_text().replace("latent_dim: 32", "latent_dim: 4"))
     assert "settings have changed" in run("status", str(file)).stdout
+    assert "One result has other settings than the file, vae/digits/seed_0 for one" in run("report", str(file)).stderr
     changed = run(str(file))
     assert "vae/digits/seed_0: settings have changed, so it runs again" in changed.stderr
     assert "ae/digits/seed_0 begins" not in changed.stdout.replace("vae/", "")

@@ -115,6 +115,17 @@ def test_a_wrong_call_is_refused(
     assert words in refused(capsys, "study", *args)
 
 
+def test_a_folder_that_can_not_be_made_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("lightning_logs").write_text("")
+    said = refused(capsys, "study", str(write(project / "s.yaml")), code=1)
+    assert "lightning_logs/studies/s can't be used: Not a directory." in said
+
+
+def test_a_report_of_what_never_ran_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "study", "report", str(write(project / "s.yaml")), code=1)
+    assert "lightning_logs/studies/s is not there: run the study first." in said
+
+
 def test_what_is_more_specific_wins_and_configs_come_first(project: Path) -> None:
     more = {"args": [*VAE, "--model.beta", 4], "data": {"digits": ["--model.latent_dim", 8]}}
     file = write(

@@ -53,6 +53,8 @@ def main(args: Sequence[str]) -> None:
         _main(list(args))
     except UserError as error:
         fail(str(error), error.exit_code)
+    except OSError as error:
+        fail(f"{error.filename or 'a file of the study'} can't be used: {error.strerror or error}.", 1)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -178,7 +180,8 @@ def _report_again(study: Study) -> None:
     schedule.keep_copy(study)
     outdated = [found for found in map(schedule.standing, schedule.everything(study)) if found.is_outdated]
     if outdated:
-        say(f"{len(outdated)} results have other settings than the file, such as {outdated[0].job.name}: run it again.")
+        how_many = "One result has" if len(outdated) == 1 else f"{len(outdated)} results have"
+        say(f"{how_many} other settings than the file, {outdated[0].job.name} for one: run the study again.")
     _report(study)
 
 
