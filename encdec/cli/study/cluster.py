@@ -71,7 +71,9 @@ def print_submitted(study: Study, submitted: Submitted) -> bool:
     if submitted.queued:
         print(f"{_count(submitted.queued, 'job')} {_are(submitted.queued)} in the queue already.")
     if submitted.left:
-        print(f"{_count(submitted.left, 'job')} more than an array may have: the same command submits them later.")
+        print(
+            f"{_count(submitted.left, 'job')} more than an array may have: the same command, called again, submits them."
+        )
     if submitted.has_report:
         print("The report is written when all of them have ended.")
     elif new:
