@@ -71,9 +71,7 @@ def print_submitted(study: Study, submitted: Submitted) -> bool:
     if submitted.queued:
         print(f"{_count(submitted.queued, 'job')} {_are(submitted.queued)} in the queue already.")
     if submitted.left:
-        print(
-            f"{_count(submitted.left, 'job')} more than an array may have: the same command, called again, submits them."
-        )
+        print(f"{_count(submitted.left, 'job')} more than an array may have: call the same command again for them.")
     if submitted.has_report:
         print("The report is written when all of them have ended.")
     elif new:
