@@ -76,11 +76,10 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         super().__init__()
         self.automatic_optimization = False
         self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
-        self.num_classes, self.num_train, self.seed = num_classes, num_train, seed
+        self.num_classes, self.num_train, self.seed, self.randomness = num_classes, num_train, seed, Noise(seed)
         self._optimizer, self._rates = optimizer, (lr_scheduler, lr_scheduler_interval)
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
-        self.randomness = Noise(seed)
         self.save_hyperparameters(logger=False)
         self.not_rebuildable = make_loadable(self)
         require_positive(self, "num_classes", "num_train")
