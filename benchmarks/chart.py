@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 RUNS = {1: "vae_noenc", 8: "k8", 64: "k64", 512: "k512"}
 PANELS = {
-    "nll_bernoulli": "−log p(x), bound, nats per image",
+    "nll_posterior": "−log p(x), bound, nats per image",
     "frechet_classifier": "Fréchet distance (classifier)",
     "sample_variance": "variance of samples / of the data",
     "recall_classifier": "recall (classifier)",
@@ -35,7 +35,7 @@ def main(runs: Path, image: Path) -> None:
         axes.errorbar(list(RUNS), means, spreads, marker="o", capsize=3, label="no encoder, K samples")
         for run, style in {"vae": "-", "energy_score": ":"}.items():
             axes.axhline(statistics.fmean(values(runs, run, name)), color="black", linestyle=style, label=run)
-        if name == "nll_bernoulli":
+        if name == "nll_posterior":
             axes.axhline(
                 values(runs, "vae_noenc", "bce_floor")[0], color="grey", linestyle="--", label="floor of the mean image"
             )
