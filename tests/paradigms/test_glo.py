@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from encdec import plugins
 from encdec.data import Digits
-from encdec.paradigms import LatentVariable
+from encdec.paradigms import LatentTable, LatentVariable
 from encdec.testing.small import quiet_trainer, small_trainer
 from encdec.types import scaled
 from tests.conftest import ROOT
@@ -29,11 +29,15 @@ def make(latent_dim: int = 8, rate: float = RATE) -> LatentVariable:
     return model
 
 
+def table(model: LatentVariable) -> LatentTable:
+    assert isinstance(model.table, LatentTable)
+    return model.table
+
+
 def latents(model: LatentVariable, epochs: int = 1) -> np.ndarray:
     with quiet_trainer():
         small_trainer(max_epochs=epochs, limit_val_batches=0).fit(model, Digits(batch_size=128))
-    rows: np.ndarray = model.table.values.numpy().copy()
-    return rows
+    return table(model).values.numpy().copy()
 
 
 def test_latents_start_at_scores_of_unit_length() -> None:
@@ -58,5 +62,5 @@ def test_more_latents_than_components_start_at_zero() -> None:
 def test_latents_that_moved_are_not_started_again() -> None:
     model = make(rate=0.05)
     first = latents(model)
-    model.table.lr = RATE
+    table(model).lr = RATE
     np.testing.assert_allclose(latents(model), first, atol=1e-4)
