@@ -20,8 +20,9 @@ from encdec.types import UserError
 
 STUDIES = Path("lightning_logs", "studies")
 """The folder of all studies."""
-RESERVED = ("tuning", "replaced", "lightning_logs")
-"""Folders of a study beside those of its paradigms."""
+RESERVED = ("tuning", "replaced", "lightning_logs", "slurm", "stop", "study.yaml",
+            "report.html", "report.md", "report_images", "results.csv")  # fmt: skip
+"""What a study's folder holds beside the folders of its paradigms."""
 _KEYS = ("name", "seeds", "data", "paradigms", "common", "tune", "local", "slurm", "report")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _SET_BY_STUDY = {
@@ -199,7 +200,7 @@ def _folder_name(path: Path, key: str, value: Any) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool) or not _NAME.fullmatch(shown):
         raise wrong(path, key, f"has the name {shown!r}, which names a folder: use letters, digits, _, -, + and dots")
     if key == "paradigms" and shown.lower() in RESERVED:
-        raise wrong(path, key, f"has the name {shown!r}, which is that of another folder of a study: take another")
+        raise wrong(path, key, f"has the name {shown!r}, which a study's folder has for something else: take another")
     return shown
 
 
