@@ -94,6 +94,7 @@ class Pool:
 
     def __init__(self, study: Study, worker: Worker, preload: str, board: Board) -> None:
         self._study, self._worker, self._board = study, worker, board
+        (study.folder / STOP).unlink(missing_ok=True)  # meant for a process that is gone
         self._slots = Slots.of(study.local)
         self._context = _context(preload, self._slots)
         self._running: list[_Running] = []
@@ -111,7 +112,6 @@ class Pool:
             UserError: a state can't be read or written.
         """
         waiting = list(jobs)
-        (self._study.folder / STOP).unlink(missing_ok=True)  # meant for a process that is gone
         with self._noting_signals(), self._threads(), self._board.shown():
             try:
                 while self._running or (not self._is_stopping and any(not job.blocked for job in waiting)):

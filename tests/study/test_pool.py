@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from encdec.study import pool, state
+from encdec.cli.study import child
+from encdec.study import plan, pool, spec, state
+from encdec.study.board import Board
 from encdec.study.pool import Slots
 from encdec.study.spec import Local
 from tests.conftest import ENVIRONMENT
@@ -168,6 +170,18 @@ def test_stop_asks_from_elsewhere_and_a_second_study_is_refused(project: Path) -
     assert process.returncode == 143, out + err
     assert job("one", "vae/digits/seed_0").status == "stopped"
     assert not folder("one", pool.STOP).exists()
+
+
+def test_stop_counts_before_the_first_job_begins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the arguments are read, which takes seconds, the study is said to run already."""
+    monkeypatch.setenv("ENCDEC_STUDY_FORK", "0")  # the process of the tests is not to have a fork server
+    study = spec.load(write(project / "early.yaml"))
+    jobs = plan.jobs(study)
+    running = pool.Pool(study, child.work, child.PRELOAD, Board(jobs, 1))
+    study.folder.mkdir(parents=True)
+    pool.request_stop(study.folder)
+    assert running.run(jobs) == signal.SIGTERM
+    assert not jobs[0].folder.exists()
 
 
 def test_a_second_ctrl_c_ends_jobs_at_once(project: Path) -> None:
