@@ -85,6 +85,8 @@ def test_a_setting_that_a_paradigm_lacks_is_refused_before_anything_runs(project
         refused = run(str(write(project / "lacks.yaml", common=[*COMMON, *common])), code=2)
         assert words in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+    refused = run(str(write(project / "lacks.yaml", paradigms={"vae": []})), code=2)
+    assert "vae on digits: no paradigm is named: give [--config, configs/vae.yaml]" in refused.stderr
 
 
 def test_the_score_is_the_frechet_distance_to_the_validation_split(

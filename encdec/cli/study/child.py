@@ -95,6 +95,8 @@ def check(calls: Sequence[tuple[str, Sequence[str]]], answer: Connection) -> Non
 def _unfit(config: Any) -> str:
     """What in the settings of a run keeps a study from evaluating it, as a sentence; empty if nothing does."""
     trainer, checkpoint = config.get("trainer") or {}, config.get("checkpoint") or {}
+    if not config.get("model"):
+        return "no paradigm is named: give [--config, configs/vae.yaml] or [--model, VAE]."
     devices = trainer.get("devices")
     if (devices not in ("auto", 1, "1", None) and not (isinstance(devices, list) and len(devices) == 1)) or (
         trainer.get("num_nodes") not in (1, None)
