@@ -21,7 +21,7 @@ from encdec.study.spec import load
 from encdec.types import UserError
 
 from . import reports
-from .reports import Folder, metric, usual
+from .reports import FRECHET, Folder, metric, usual
 
 
 @pytest.fixture
@@ -259,6 +259,36 @@ def test_the_decomposition_has_its_parts(tmp_path: Path) -> None:
     assert "ae (AE) minus vae (VAE)" in parts
     assert "Fréchet distance (mixture) ↓" in parts
     assert "aggregate: gan" in parts
+
+
+def test_what_the_trained_latents_answer_is_not_called_the_encoders(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "pairings", ("vae", "assignment"))
+    folder.fill()
+    for seed in folder.seeds:
+        trained = usual(1)
+        trained["target_near_paired"] = metric(0.9 + 0.001 * seed, "cosine of deviations from the mean image")
+        folder.done("assignment", "digits", seed, trained)
+    text = markdown(folder)
+    for name in ("Question and verdict", "Results on digits", "Differences to the baseline"):
+        assert "imilarity of neighbours’ targets" in section(text, name)
+        assert "(encoder)" not in section(text, name)
+        assert "(paired)" not in section(text, name)
+    assert "(trained latents)" in section(text, "Results on digits")
+
+
+@pytest.mark.parametrize(("fitted", "said"), [
+    (100, "a fitted density helps vae most, whose distance from the prior is 2.0 times as large; for 1 of 2 the prior"),
+    (400, "a fitted density helps none; for 2 of 2 the prior is better than what is fitted"),
+])  # fmt: skip
+def test_a_fitted_density_helps_only_where_it_is_nearer(tmp_path: Path, fitted: float, said: str) -> None:
+    folder = Folder(tmp_path / "hole")
+    for paradigm, distance in (("vae", fitted), ("svi", 1000.0)):
+        for seed in folder.seeds:
+            own = usual(1)
+            own["frechet_classifier_prior"] = metric(200.0, FRECHET)
+            own["frechet_classifier_mixture"] = metric(distance, FRECHET)
+            folder.done(paradigm, "digits", seed, own)
+    assert said in section(markdown(folder), "What an encoder buys, in parts")
 
 
 def test_what_the_decomposition_lacks_is_said(folder: Folder) -> None:

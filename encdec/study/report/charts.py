@@ -10,7 +10,7 @@ from encdec.study.report.answers import Answer, Traits
 from encdec.study.report.document import Figure
 from encdec.study.report.drawing import GRID, INK, MUTED, WITH, WITHOUT, Margins, canvas, element
 from encdec.study.report.statistics import pareto
-from encdec.study.report.words import better, decimals, listed, number, title, unit
+from encdec.study.report.words import better, decimals, listed, number, title, title_of, unit
 
 _WIDTH = 7.6  # inches
 _WIDE_RANGE = 20  # largest over smallest value beyond which an axis is logarithmic
@@ -24,7 +24,7 @@ def headline(
     which = question.better
     order = sorted(answers, key=lambda paradigm: answers[paradigm].mean.value, reverse=which == "higher")
     first = answers[order[0]]
-    label = f"{title(first.metric)}, {unit(first.metric, first.unit)}"
+    label = f"{title_of(answers.values())}, {unit(first.metric, first.unit)}"
     margins = Margins(0.25 + 0.078 * max(map(len, order)), 0.55)
     with canvas(_WIDTH, 0.85 + 0.27 * len(order), margins) as (figure, [axes]):
         values = [value for answer in answers.values() for value in answer.values.values()]

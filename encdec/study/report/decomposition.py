@@ -82,9 +82,10 @@ def _deepest(data: str, columns: Mapping[str, Mapping[str, Answer]], stem: str) 
         return []
     most = max(gains, key=lambda name: gains[name])
     worse = sum(gain < 1 for gain in gains.values())
+    helps = f"a fitted density helps {most} most, whose distance from the prior is {gains[most]:.1f} times as large"
     text = (
-        f"a fitted density changes most for {most}, by a factor of {gains[most]:.1f}; for {worse} of {len(gains)} the "
-        "prior is better than both that are fitted."
+        f"{helps if gains[most] > 1 else 'a fitted density helps none'}; for {worse} of {len(gains)} the prior is "
+        "better than what is fitted."
     )
     return [Text(text, f"On {data}:")]
 
@@ -207,7 +208,7 @@ def _differences(results: Results, caption: str, sides: tuple[str, str], duels: 
 
 def _said(results: Results, data: str, sides: tuple[str, str], duels: Sequence[_Duel]) -> Text:
     by_winner = {
-        winner: [in_sentence(duel.metric) for duel in duels if duel.data == data and duel.winner == winner]
+        winner: [in_sentence(title(duel.metric)) for duel in duels if duel.data == data and duel.winner == winner]
         for winner in ("first", "second", "")
     }
     parts = [f"{sides[0]} ahead in {listed(by_winner['first'])}"] if by_winner["first"] else []

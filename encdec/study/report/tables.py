@@ -10,7 +10,19 @@ from encdec.study.report.answers import Answer, answers, to_compare, traits
 from encdec.study.report.document import Block, Bullets, Cell, Column, Details, Row, Section, Table, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import difference, ranks
-from encdec.study.report.words import COSTS, better, decimals, decimals_of, listed, number, plural, signed, title, unit
+from encdec.study.report.words import (
+    COSTS,
+    better,
+    decimals,
+    decimals_of,
+    listed,
+    number,
+    plural,
+    signed,
+    title,
+    title_of,
+    unit,
+)
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 """Which way is better, in a column's heading."""
@@ -52,7 +64,8 @@ def outcomes(results: Results, data: str) -> list[Block]:
     of = traits(results)
     headings = [Column("Paradigm", is_number=False), Column("Encoder", is_number=False)]
     headings += [
-        Column(f"{_heading(found)} {ARROWS[question.better]}", _unit(found)) for question, found in columns.items()
+        Column(f"{title_of(found.values())} {ARROWS[question.better]}", _unit(found))
+        for question, found in columns.items()
     ]
     rows = []
     for paradigm in results.paradigms:
@@ -77,7 +90,7 @@ def differences(results: Results) -> Section:
             found, _ = to_compare(results, data, question)
             if baseline not in found or len(found) < 2:
                 continue
-            unit_, metric = unit(found[baseline].metric, found[baseline].unit), title(found[baseline].metric)
+            unit_, metric = unit(found[baseline].metric, found[baseline].unit), title_of(found.values())
             columns.append(Column(f"{metric} {ARROWS[question.better]}", unit_))
             for name in results.paradigms:
                 if name != baseline:
@@ -172,11 +185,6 @@ def _pairing(of: Answer, found: Mapping[str, Answer]) -> str:
     ]
 
 
-def _heading(found: Mapping[str, Answer]) -> str:
-    names = list(dict.fromkeys(title(of.metric) for of in found.values()))
-    return names[0].rpartition(" (")[0] if len(names) > 1 and "(" in names[0] else names[0]
-
-
 def _unit(found: Mapping[str, Answer]) -> str:
     return " / ".join(dict.fromkeys(unit(of.metric, of.unit) for of in found.values()))
 
@@ -242,7 +250,7 @@ def _errors(results: Results, columns: Mapping[Question, Mapping[str, Answer]]) 
         errors = sorted(error for of in found.values() if (error := of.test_error))
         if errors:
             middle = errors[len(errors) // 2]
-            parts.append(f"{_heading(found)} {number(middle, decimals_of(middle, 2))}")
+            parts.append(f"{title_of(found.values())} {number(middle, decimals_of(middle, 2))}")
     if not parts:
         return Text("No headline has a standard error of its own.")
     return Text(

@@ -8,7 +8,7 @@ from encdec.study.report.answers import Answer, Traits, to_compare, traits
 from encdec.study.report.document import Block, Bullets, Section, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import CONFIDENCE, Difference, difference
-from encdec.study.report.words import decimals, decimals_of, in_sentence, listed, number, plural, unit
+from encdec.study.report.words import decimals, decimals_of, in_sentence, listed, number, plural, title_of, unit
 
 QUESTION = "Do generative models of images need an encoder?"
 
@@ -116,7 +116,8 @@ def _where(won: Sequence[Contest]) -> str:
 def _sentence(contest: Contest, seeds: int) -> Text:
     first, second = contest.answers[contest.without], contest.answers[contest.with_one]
     places = max(decimals(contest.answers.values()), decimals_of(contest.gap.value, 2))
-    measured = f"{in_sentence(first.metric)}, {unit(first.metric, first.unit)}; {contest.question.better} is better"
+    name = in_sentence(title_of((first, second)))
+    measured = f"{name}, {unit(first.metric, first.unit)}; {contest.question.better} is better"
     text = (
         f"{contest.without} {_value(first, places)} without an encoder, {contest.with_one} {_value(second, places)} "
         f"with one ({measured}). {_judged(contest, places, seeds)}"

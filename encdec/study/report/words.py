@@ -38,9 +38,14 @@ def title(metric: str) -> str:
     return _titled(metric)[0]
 
 
-def in_sentence(metric: str) -> str:
-    """What a metric is called in the middle of a sentence."""
-    name = title(metric)
+def title_of(found: Iterable[Answer]) -> str:
+    """What the metric of a column is called; without what differs where paradigms answer by different ones."""
+    names = list(dict.fromkeys(title(of.metric) for of in found))
+    return names[0].rpartition(" (")[0] if len(names) > 1 and "(" in names[0] else names[0]
+
+
+def in_sentence(name: str) -> str:
+    """What a metric's title is in the middle of a sentence."""
     return name if name[:2].isupper() or name.startswith("Fréchet") else name[0].lower() + name[1:]
 
 
