@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from encdec import __version__
+from encdec.evaluation.reading import read as read_evaluation
 from encdec.files import written_whole
+from encdec.formats import REPORT_ENDING
 from encdec.messages import say
 from encdec.study import locks, plan, state
 from encdec.study.plan import Job
 from encdec.study.spec import Study
 from encdec.study.state import JobState
+from encdec.types import UserError
 
 COPY = "study.yaml"
 """The study's file as it was when it last ran, in its folder."""
@@ -41,7 +44,7 @@ class Standing:
 
 
 def standing(job: Job) -> Standing:
-    """Where a job stands.
+    """Where a job stands; a run whose evaluation is gone, damaged or of another format has failed in `test`.
 
     Raises:
         UserError: its state can't be read.
@@ -49,7 +52,24 @@ def standing(job: Job) -> Standing:
     found = state.read(job.folder)
     if found is not None and found.hash != job.hash and not job.blocked:
         return Standing(job, None, is_outdated=True)
+    if found is not None and found.status == "done" and job.trial is None:
+        path = evaluation_path(job.folder, found)
+        try:
+            if path is not None:
+                read_evaluation(path)
+        except UserError as error:
+            found = replace(found, status="failed", stage="test", error=str(error))
     return Standing(job, found)
+
+
+def evaluation_path(folder: Path, known: JobState) -> Path | None:
+    """Where `test` wrote its report; None where the state names none within the job's folder."""
+    if not known.checkpoint:
+        return None
+    path = folder / known.checkpoint.replace("\\", "/")  # it may have been written on Windows
+    if ".." in path.parts or not path.is_relative_to(folder):
+        return None
+    return path.with_name(path.stem + REPORT_ENDING)
 
 
 def everything(study: Study) -> list[Job]:

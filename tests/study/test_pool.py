@@ -105,6 +105,21 @@ def test_what_has_changed_runs_again_and_its_old_result_is_set_aside(project: Pa
     assert job("changed", "vae/digits/seed_0").attempts == 1
 
 
+def test_an_evaluation_that_is_damaged_or_gone_is_made_again_without_training(project: Path) -> None:
+    file = write(project / "damaged.yaml", paradigms={"vae": VAE, "ae": AE})
+    run(str(file))
+    before = left("damaged")
+    paths = [folder("damaged", f"{name}/digits/seed_0") for name in ("vae", "ae")]
+    damaged, gone = (next(path.glob("**/last.evaluation.json")) for path in paths)
+    trained = [path.stat().st_mtime_ns for path in folder("damaged", ".").glob("**/last.ckpt")]
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    gone.unlink()
+    assert "can't be read as an evaluation" in run("status", str(file)).stdout
+    run(str(file))
+    assert left("damaged") == before
+    assert [path.stat().st_mtime_ns for path in folder("damaged", ".").glob("**/last.ckpt")] == trained
+
+
 def test_a_failure_stops_nothing_else_and_is_told_in_its_words(project: Path) -> None:
     diverges = [*VAE, "--model.optimizer.lr", "1e30"]
     file = write(project / "fails.yaml", paradigms={"bad": diverges, "vae": VAE})

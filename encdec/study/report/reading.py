@@ -15,7 +15,7 @@ import yaml
 from encdec.evaluation.reading import read as read_evaluation
 from encdec.formats import REPORT_ENDING
 from encdec.study import plan, spec, state
-from encdec.study.schedule import COPY
+from encdec.study.schedule import COPY, evaluation_path
 from encdec.study.state import JobState
 from encdec.text import printable
 from encdec.types import UserError
@@ -63,7 +63,7 @@ class Result:
 
     def beside(self, ending: str) -> Path | None:
         """The file last.ENDING that `test` wrote beside the checkpoint; None if there is none."""
-        path = self.state and _evaluation_path(self.folder, self.state)
+        path = self.state and evaluation_path(self.folder, self.state)
         found = path and path.with_name(path.name.removesuffix(REPORT_ENDING) + ending)
         return found if found and found.is_file() else None
 
@@ -204,7 +204,7 @@ def _result(folder: Path, paradigm: str, data: str, seed: int) -> Result:
     job = Result(paradigm, data, seed, folder, known)
     if known is None or known.status != "done":
         return _without(job, _why_not_done(job))
-    path = _evaluation_path(folder, known)
+    path = evaluation_path(folder, known)
     if path is None:
         return _without(job, "its state names no checkpoint within its folder")
     try:
@@ -244,16 +244,6 @@ def _why_not_done(job: Result) -> str:
         return f"failed in {job.state.stage}: {printable(job.state.error or 'it said nothing', 500)}"
     words = {"pending": "has not begun", "running": "was still running", "stopped": "was stopped, and can go on"}
     return words[job.status]
-
-
-def _evaluation_path(folder: Path, known: JobState) -> Path | None:
-    """Where `test` wrote its report; None where the state names none within the job's folder."""
-    if not known.checkpoint:
-        return None
-    path = folder / known.checkpoint.replace("\\", "/")  # it may have been written on Windows
-    if ".." in path.parts or not path.is_relative_to(folder):
-        return None
-    return path.with_name(path.stem + REPORT_ENDING)
 
 
 def _measure(metric: Mapping[str, Any]) -> Measure:
