@@ -80,7 +80,9 @@ def evaluate_likelihood(context: Context, inferred: Inferred) -> None:
 
     `nll_posterior`, `elbo_posterior`: by the fitted Gaussians; `nll_encoder`, `elbo_encoder`: by the paradigm's own
     posterior, and `elbo_amortisation_gap`, the difference of the two ELBOs; `nll_prior`: by latents from the prior,
-    where there is no posterior.
+    where there is no posterior; `nll_bound`: the lowest of the three. Each is an upper bound of the mean −log p(x), so
+    the lowest is the tightest: where a decoder was trained with draws of the prior, Gaussians may fit its posteriors
+    badly.
     """
     view, chosen, processes = context.view, context.chosen, context.processes
     observation = own_observation(view)
@@ -163,6 +165,7 @@ def _add(context: Context, observation: Observation, found: Mapping[str, Tensor]
     kind = type(observation).__name__
     kind += f", σ = {observation.sigma:g}" if isinstance(observation, Gaussian) else ""
     some = "" if control is None else f"; {len(chosen):,} test images, corrected by all {len(control):,}"
+    bounds: dict[str, ImageValues] = {}
     for name, values in found.items():
         stem, _, by = name.partition("_")
         if stem == "count":
@@ -175,6 +178,13 @@ def _add(context: Context, observation: Observation, found: Mapping[str, Tensor]
         unit = f"nats per image, {kind}, {k.get(by, 'fitted − own posterior')}{some}"
         images = ImageValues.controlled(values.double().numpy(), control, chosen.numpy())
         metrics.add(name, images, unit)
+        if stem == "nll":
+            bounds[name] = images
+    if bounds:
+        lowest = min(bounds, key=lambda name: bounds[name].mean)
+        metrics.add("nll_bound", bounds[lowest], f"nats per image, {kind}, the lowest of its bounds{some}")
+        if lowest in metrics.doubtful:
+            metrics.doubtful["nll_bound"] = metrics.doubtful[lowest]
     if infers(context.view.paradigm) and "elbo_encoder" not in found:
         why = f"{type(context.view.latent.sampled).__name__} has no known density at the posterior's latents"
         metrics.undefined |= dict.fromkeys(("nll_encoder", "elbo_encoder", "elbo_amortisation_gap"), why)

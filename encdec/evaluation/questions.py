@@ -49,7 +49,7 @@ QUESTIONS = (
     Question(
         "likelihood",
         "How likely does it find images that it was not trained on?",
-        ("nll_posterior",),
+        ("nll_bound",),
         ("elbo_amortisation_gap",),
         "lower",
     ),

@@ -16,7 +16,7 @@ def metrics() -> Metrics:
     found.add("loss", 242.5, "per image")
     found.add("elbo", -242.5, "per image")
     found.add("mse", 0.0123456, "per pixel", standard_error=0.0001, reference=0.086, reference_name="mean image")
-    found.add("nll_posterior", 242.81, LONG, standard_error=0.76)
+    found.add("nll_bound", 242.81, LONG, standard_error=0.76)
     found.add("frechet_classifier", 109.0, "squared distance", reference=0.41, reference_name="10,000 real images")
     found.add("recall_classifier", 0.25, "share of test images", reference=0.93, reference_name="real " * 30)
     found.add("memorised", 0.223, "share of samples", reference=0.27, reference_name="2,000 held-out images")
@@ -44,11 +44,11 @@ def test_an_answer_that_is_not_defined_is_a_sentence(capsys: Capture) -> None:
     found = metrics()
     del found.values["recall_classifier"]
     found.undefined |= {"recall_classifier": "it needs at least 6 samples", "path_ratio": "no line leads anywhere"}
-    found.doubtful |= {"nll_posterior": "a loose bound: of K = 64 latents 1.3 carry all of it", "nll_prior": "loose"}
+    found.doubtful |= {"nll_bound": "a loose bound: of K = 64 latents 1.3 carry all of it", "nll_prior": "loose"}
     print_answers(found)
     out = capsys.readouterr().out
     assert "recall_classifier is not defined here: it needs at least 6 samples\n" in out
-    assert "nll_posterior is to be read with care: a loose bound" in out
+    assert "nll_bound is to be read with care: a loose bound" in out
     assert "path_ratio" not in out
     assert "nll_prior" not in out
     print_details(found)

@@ -26,7 +26,7 @@ SHORT = ("--trainer.max_epochs=2", "--trainer.log_every_n_steps=5", "--images.ev
 ALWAYS = {"loss", "path_length", "lipschitz_mean", "frechet_classifier", "kernel_classifier", "precision_classifier",
           "recall_classifier", "density_classifier", "coverage_classifier", "sample_variance", "sample_variance_z",
           "sample_mean_distance", "memorised", "parameters_generator", "parameters_training"}  # fmt: skip
-WITH_LATENTS = {"mse", "bce", "mse_posterior", "elbo_posterior", "nll_posterior", "neighbours_posterior",
+WITH_LATENTS = {"mse", "bce", "mse_posterior", "elbo_posterior", "nll_posterior", "nll_bound", "neighbours_posterior",
                 "active_units_posterior", "decoder_calls",
                 "target_near_random", "gradient_near_random"}  # fmt: skip
 FLOORS = {"bce_floor", "bce_gap", "explained_variance"}

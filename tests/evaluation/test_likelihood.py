@@ -194,6 +194,19 @@ def test_a_bound_that_one_latent_carries_is_doubtful() -> None:
     assert "prior, K = 1, 1.0 carry all of it" in run.doubtful["nll_prior"]
 
 
+@pytest.mark.parametrize("settings", [{"prior_samples": 1}, {"posterior_samples": 1, "prior_samples": 200_000}])
+def test_the_lowest_bound_is_the_headline(settings: dict[str, int]) -> None:
+    """Which of the two is tighter depends on how many latents they have."""
+    found = evaluated(LinearGaussian(with_posterior=False), drawn(40), posterior_steps=1, **settings).values
+    lowest = "nll_posterior" if settings["prior_samples"] == 1 else "nll_prior"
+    assert min(found["nll_posterior"].value, found["nll_prior"].value) == found[lowest].value
+    assert (found["nll_bound"].value, found["nll_bound"].standard_error) == (
+        found[lowest].value,
+        found[lowest].standard_error,
+    )
+    assert found["nll_bound"].unit == "nats per image, Gaussian, σ = 0.1, the lowest of its bounds"
+
+
 def test_every_number_of_latents_and_every_observation_model_is_stated() -> None:
     found = evaluated(LinearGaussian(), drawn(10)).values
     assert found["nll_encoder"].unit == "nats per image, Gaussian, σ = 0.1, own posterior, K = 16"

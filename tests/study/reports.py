@@ -39,7 +39,7 @@ def usual(level: float) -> dict[str, dict[str, Any]]:
     mean_image = {"reference": 0.073, "reference_name": "mean image"}
     return {
         "mse": metric(0.01 * level, "per pixel", **mean_image),
-        "nll_posterior": metric(20 + level, "nats per image, Bernoulli, K = 64", standard_error=0.1),
+        "nll_bound": metric(20 + level, "nats per image, Bernoulli, K = 64", standard_error=0.1),
         "frechet_classifier": metric(30 * level, FRECHET, **real),
         "frechet_classifier_prior": metric(30 * level, FRECHET),
         "frechet_classifier_mixture": metric(20 * level, FRECHET),

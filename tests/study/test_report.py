@@ -213,7 +213,7 @@ def test_a_damaged_evaluation_is_named_and_left_out(folder: Folder) -> None:
 
 def test_likelihoods_in_other_units_are_not_compared(folder: Folder) -> None:
     for seed in folder.seeds:
-        other = usual(1.0) | {"nll_posterior": metric(-500.0, "nats per image, Gaussian, K = 64")}
+        other = usual(1.0) | {"nll_bound": metric(-500.0, "nats per image, Gaussian, K = 64")}
         folder.done("assignment", "digits", seed, other)
     text = markdown(folder)
     assert "assignment in nats per image, Gaussian, K = 64" in section(text, "Results on digits")
@@ -347,7 +347,7 @@ def test_the_table_of_numbers_holds_all_of_them(folder: Folder) -> None:
     assert {row["metric"] for row in of_one} == {*usual(1.0), "fit_seconds"}
     mse = next(row for row in of_one if row["metric"] == "mse")
     assert (mse["unit"], mse["reference"], mse["has_encoder"]) == ("per pixel", "0.073", "true")
-    assert float(next(row["standard_error"] for row in of_one if row["metric"] == "nll_posterior")) == 0.1
+    assert float(next(row["standard_error"] for row in of_one if row["metric"] == "nll_bound")) == 0.1
     missing = [row for row in found if row["status"] == "pending"]
     assert [(row["paradigm"], row["seed"], row["value"]) for row in missing] == [("svi", "1", "")]
 

@@ -11,7 +11,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "mse_posterior": ("MSE at the fitted posterior", "per pixel"),
     "mse_encoder": ("MSE through its own latent", "per pixel"),
     "mse_amortisation_gap": ("MSE's amortisation gap", "per pixel"),
-    "nll_posterior": ("Bound on −log p(x)", "nats per image"),
+    "nll_bound": ("Bound on −log p(x)", "nats per image"),
     "elbo_amortisation_gap": ("Amortisation gap", "nats per image"),
     "frechet": ("Fréchet distance", "squared distance"),
     "precision": ("Precision", "share"),
