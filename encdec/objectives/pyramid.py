@@ -45,11 +45,16 @@ def laplacian_pyramid_loss(mean: Tensor, x: Tensor, weights: Sequence[float] = (
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Each channel convolved with the 5×5 kernel: (B, C, H, W) -> (B, C, H, W)."""
-    planes = images.flatten(0, 1)[:, None]
-    for dim in (2, 3):  # the gradient of torch's own replicated border is not deterministic on a GPU
-        first, last = planes.narrow(dim, 0, 1), planes.narrow(dim, planes.shape[dim] - 1, 1)
-        planes = torch.cat([first, first, planes, last, last], dim)
-    kernel = _KERNEL.to(planes)
-    blurred = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))
-    return blurred.view(images.shape)
+    """Each channel convolved with the 5×5 kernel: (B, C, H, W) -> (B, C, H, W).
+
+    Two products with small matrices: on a CPU, convolutions of one channel took 40 times as long on images of 28×28.
+    """
+    height, width = (_blurring(size, images) for size in images.shape[2:])
+    return height @ images @ width.T
+
+
+def _blurring(size: int, like: Tensor) -> Tensor:
+    """The kernel along one dimension, with replicated borders, as a matrix: (size, size)."""
+    places = torch.arange(size, device=like.device)
+    taps = (places[:, None] + torch.arange(-2, 3, device=like.device)).clamp(0, size - 1)
+    return (_KERNEL.to(like)[:, None] * (taps[:, :, None] == places)).sum(1)
