@@ -1,14 +1,23 @@
 """What the view of a paradigm says about it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from encdec import plugins
 from encdec.evaluation.view import View
 from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
-from plugins.cvae import CVAE
-from plugins.gan import GAN
-from plugins.svi import SVI
+from tests.conftest import ROOT
+
+plugins.load(ROOT / "plugins")
+if TYPE_CHECKING:
+    from plugins.cvae import CVAE
+    from plugins.gan import GAN
+    from plugins.svi import SVI
+else:
+    from encdec_plugins.cvae import CVAE
+    from encdec_plugins.gan import GAN
+    from encdec_plugins.svi import SVI
 
 SHAPE: dict[str, Any] = {"image_shape": (1, 8, 8), "num_classes": 3, "num_train": 24}
 
