@@ -70,8 +70,8 @@ QUESTIONS = (
     Question(
         "latent space",
         "Do neighbouring latents stand for similar images?",
-        ("target_near_paired", "target_near_encoder", "target_near_random"),
-        ("neighbours_paired", "neighbours_encoder", "neighbours_posterior"),
+        ("target_near_encoder", "target_near_paired", "target_near_random"),
+        ("neighbours_encoder", "neighbours_paired", "neighbours_posterior"),
         "higher",
     ),
 )
