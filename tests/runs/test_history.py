@@ -66,6 +66,7 @@ def test_a_run_from_a_checkpoint_is_no_seed_of_one_from_nothing(
         cli("test", "--ckpt_path", path, *QUICK)
     capsys.readouterr()
     compare(["--markdown", "--metrics", "mse", "lightning_logs/b"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| b")]
-    assert len(rows) == 2, rows
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| b")]
+    rows = [line for line in lines if "±" not in line]  # the difference of the two, image by image, has an error
+    assert len(rows) == 2, lines
     assert sum("began from the step" in row for row in rows) == 1
