@@ -19,9 +19,11 @@ from encdec.evaluation import (
     context,
     distances,
     gradients,
+    inference,
     latent_space,
     likelihood,
-    reconstruction,
+    memorization,
+    samplers,
     samples,
     smoothness,
 )
@@ -92,10 +94,10 @@ def _small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (context, smoothness, likelihood):
         monkeypatch.setattr(module, "BLOCK", 1 << 16)
     for module, name, value in (
-        (reconstruction, "START_LATENTS", 8), (likelihood, "START_LATENTS", 8), (latent_space, "IMAGES", 50),
+        (inference, "START_LATENTS", 8), (likelihood, "START_LATENTS", 8), (latent_space, "IMAGES", 50),
         (smoothness, "LINES", 2), (smoothness, "JACOBIANS", 2), (gradients, "ANCHORS", 4), (distances, "PAIRWISE", 100),
-        (samples, "PAIRWISE", 100), (samples, "MEMORIZED", 50), (distances, "_SUBSETS", 2),
-        (evaluation_images, "_PROJECTED", 50),
+        (samples, "PAIRWISE", 100), (samples, "MEMORIZED", 50), (memorization, "_QUERIES", 1 << 16),
+        (samplers, "MOST", 100), (evaluation_images, "_PROJECTED", 50),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -181,7 +183,8 @@ def test_the_evaluation(
     arguments = networks()
     if paradigm is EncoderlessVAE:
         arguments.pop("encoder")
-    scores = Evaluate([part], IMAGES, IMAGES, 2, 4, 1, feature_space="pca")
+    # some 20 numbers belong to each image whose posterior is fitted, which are as large as these small images
+    scores = Evaluate([part], 1000, IMAGES, 2, 4, 1, feature_space="pca")
     with live(data) as held:
         trainer(scores).test(paradigm(**arguments), data, verbose=False)
     assert 0 < held.peak < SPLIT_BYTES, f"{held.peak / SPLIT_BYTES:.2f} times the split"
