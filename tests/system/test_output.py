@@ -114,7 +114,7 @@ def test_a_file_gets_a_line_for_each_validation_and_no_escape_codes(
     checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
     cli("test", f"--ckpt_path={checkpoint}", "--evaluation.num_images=20", "--evaluation.parts=[reconstruction,latent]")
     captured = capsys.readouterr()
-    for stage in ("reconstruction: searching latents", "latent space", "evaluated"):
+    for stage in ("latents and posteriors of images", "latent space", "evaluated"):
         assert re.search(rf"^\d:\d\d:\d\d {stage}$", captured.out, re.MULTILINE), captured.out
     assert "\x1b" not in captured.out + captured.err
 
