@@ -199,7 +199,7 @@ def test_a_checkpoint_begins_a_new_run_and_leaves_its_own_alone(project: Path) -
     assert "images/mean_image" in new
     code, output = killing.run(project, *command, f"--ckpt_path={old}/checkpoints/last.ckpt", "--model.optimizer.lr=1")
     assert code == 2
-    assert "was made with another optimizer: model.optimizer.init_args.lr is 1.0 instead of 0.001" in output
+    assert "was made with another optimizer: model.optimizer.init_args.lr is 1.0 instead of 0.01" in output
 
 
 def test_jobs_that_begin_at_the_same_time_get_folders_of_their_own(tmp_path: Path) -> None:
