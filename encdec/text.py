@@ -1,6 +1,7 @@
 """Text from files and users, made fit for a terminal, a table or a file."""
 
 import hashlib
+from datetime import timedelta
 
 
 def printable(text: str, longest: int | None = None) -> str:
@@ -15,3 +16,8 @@ def printable(text: str, longest: int | None = None) -> str:
         return shown
     digest = hashlib.sha256(shown.encode()).hexdigest()[:6]
     return f"{shown[: max(longest - 7, 1)]}…{digest}"
+
+
+def clock(seconds: float) -> str:
+    """A time as 1:02:03, in hours, minutes and whole seconds."""
+    return str(timedelta(seconds=round(seconds)))

@@ -109,9 +109,7 @@ class Assignment(LatentVariable):
             return
         begins = not self.axes.any()
         if begins:
-            every = -(-len(images) // _FOR_AXES)
-            some = torch.cat([batch.x[batch.index % every == 0] for batch in images])
-            self.axes.copy_(principal_axes(some.flatten(1)))
+            self.axes.copy_(principal_axes(images.some(_FOR_AXES).flatten(1)))
         scores = images.map(lambda batch: self._scores(batch.x))
         scores -= scores.mean(0)
         if begins:

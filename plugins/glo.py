@@ -2,7 +2,6 @@
 
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from encdec.networks import DecoderCallable, MLPDecoder
@@ -65,9 +64,7 @@ class GLO(LatentVariable):
         """Before the first epoch, start the latents at the images' principal components."""
         if self.table.steps.any():
             return
-        every = -(-len(images) // _FOR_AXES)
-        some = torch.cat([batch.x[batch.index % every == 0] for batch in images])
-        axes = principal_axes(some.flatten(1), self.latent_dim)
+        axes = principal_axes(images.some(_FOR_AXES).flatten(1), self.latent_dim)
         scores = images.map(lambda batch: batch.x.flatten(1).float() @ axes)
         scores -= scores.mean(0)
         length = scores.square().sum(1).mean().sqrt()

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from encdec.text import clock
 from encdec.training.progress import training_means
 from encdec.training.step import steps_of
 
@@ -73,7 +73,7 @@ class PlainProgress(ProgressBar):
         if now >= self._due and trainer.is_global_zero:
             self._due = now + SECONDS
             stage = "validation" if trainer.validating or trainer.sanity_checking else str(trainer.state.fn.value)  # type: ignore[union-attr]
-            print(f"{stage}: batch {batch_idx + 1}, {_clock(now - self._began)} so far", flush=True)
+            print(f"{stage}: batch {batch_idx + 1}, {clock(now - self._began)} so far", flush=True)
 
     on_validation_batch_end = on_predict_batch_end = on_test_batch_end
 
@@ -95,9 +95,9 @@ class PlainProgress(ProgressBar):
         total = trainer.estimated_stepping_batches if steps is None else steps.length(trainer).steps
         seconds = now - self._began
         if made and math.isfinite(total):
-            words.append(f"{_clock(seconds / made * max(total - trainer.global_step, 0))} left")
+            words.append(f"{clock(seconds / made * max(total - trainer.global_step, 0))} left")
         else:
-            words.append(f"{_clock(seconds)} so far")
+            words.append(f"{clock(seconds)} so far")
         print(", ".join(words), flush=True)
 
 
@@ -115,7 +115,7 @@ def plain_stages(shown: bool) -> Iterator[Callable[[str], Callable[[float], None
 
     def say(text: str) -> None:
         if shown:
-            print(f"{_clock(perf_counter() - began)} {text}", flush=True)
+            print(f"{clock(perf_counter() - began)} {text}", flush=True)
 
     def stage(name: str) -> Callable[[float], None]:
         due = perf_counter() + SECONDS
@@ -131,7 +131,3 @@ def plain_stages(shown: bool) -> Iterator[Callable[[str], Callable[[float], None
 
     yield stage
     say("evaluated")
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -390,8 +390,7 @@ def _trainer(**settings: Any) -> pl.Trainer:
 
 def _save(trainer: pl.Trainer) -> None:
     """Write the checkpoint that a stopped run goes on from."""
-    kept = best_and_last(trainer)
-    if kept is not None:
+    if (kept := best_and_last(trainer)) is not None:
         kept.save_now(trainer)
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from encdec.evaluation.context import Context
+from encdec.evaluation.context import Context, random_order
 from encdec.objectives.neighbor_mapping import NeighborMapping
 from encdec.objectives.priors import FittedGaussian, FittedPrior, GaussianMixture
 from encdec.paradigms import LatentVariable, Paradigm, encodes, has_codes
@@ -28,8 +28,6 @@ FITTED: dict[str, type[FittedGaussian | GaussianMixture | NeighborMapping]] = {
 """What is fitted to latents, by name."""
 MOST = 10_000
 """Training images that a sampler is fitted to the latents of, at most."""
-
-_SEED = 0  # of the order of the training images: the same in every run
 
 
 def check_sampler(paradigm: Paradigm, sampler: str) -> None:
@@ -66,7 +64,7 @@ def own_sampler(paradigm: LatentVariable) -> str:
 
 def training_latents(context: Context) -> Tensor:
     """The latents of training images, (n, d), on every process; n is `MOST` at most."""
-    order = torch.randperm(len(context.train.labels), generator=torch.Generator().manual_seed(_SEED))[:MOST]
+    order = random_order(len(context.train.labels))[:MOST]
     mine = order[context.processes.share(len(order))]
     parts = [torch.zeros(0, context.view.latent.latent_dim, device=context.view.device)]
     for batch in context.batches("train", mine):

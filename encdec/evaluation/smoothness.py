@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from encdec.evaluation.context import BLOCK, Context, block_size
+from encdec.evaluation.context import BLOCK, Context, block_size, random_order
 from encdec.evaluation.view import DRAWS, View
 from encdec.objectives.losses import squared_error
 
@@ -95,7 +95,7 @@ def lipschitz(view: View) -> Tensor:
 
 def _random_pair_distance(context: Context) -> float | None:
     """Mean L2 distance between the two images of up to 1000 random pairs of test images; None without a pair."""
-    order = torch.randperm(len(context.test.labels), generator=torch.Generator().manual_seed(0))
+    order = random_order(len(context.test.labels))
     pairs = min(1000, len(order) // 2)
     if pairs == 0:
         return None

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from statistics import mean
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +15,7 @@ from encdec.study.plan import Job
 from encdec.study.schedule import Standing
 from encdec.study.state import JobState
 from encdec.tables import print_table
-from encdec.text import printable
+from encdec.text import clock, printable
 
 _LONGEST_ERROR = 300
 
@@ -67,7 +66,7 @@ class Board:
             return
         self._ended.add(job.name)
         how = {"failed": f"failed: {found.state.error}"}.get(found.state.status, found.state.status)
-        self._say(f"{job.name} {printable(how)} after {_clock(time.monotonic() - began)}; {self._counts()}")
+        self._say(f"{job.name} {printable(how)} after {clock(time.monotonic() - began)}; {self._counts()}")
 
     def refresh(self) -> None:
         """Read how far the running jobs are, where that is shown."""
@@ -106,7 +105,7 @@ class Board:
             words.append(f"{failed} failed")
         seconds = self.seconds_left()
         if seconds is not None and done < len(self._found):
-            words.append(f"about {_clock(seconds)} left")
+            words.append(f"about {clock(seconds)} left")
         return ", ".join(words)
 
     def _failed(self) -> list[tuple[str, JobState]]:
@@ -131,7 +130,7 @@ class Board:
                 last = "" if found.epochs is None else f"/{found.epochs}"
                 loss = "" if found.loss is None else f"{found.loss:.5g}"
                 row = [found.stage, f"{found.epoch}{last}", loss]
-            table.add_row(*map(Text, [name, *row, _clock(time.monotonic() - began)]))
+            table.add_row(*map(Text, [name, *row, clock(time.monotonic() - began)]))
         lines: list[RenderableType] = [Text(self._counts())]
         if self._began:
             lines.append(table)
@@ -191,7 +190,3 @@ def _alike(job: Job) -> list[tuple[object, ...]]:
     """What jobs that take about as long have in common, the closest first."""
     is_trial = job.trial is not None
     return [(job.paradigm, job.data, is_trial), (job.paradigm, job.data), (job.data, is_trial), (job.data,)]
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

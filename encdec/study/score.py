@@ -7,7 +7,7 @@ import torch
 
 from encdec.data import DataModule
 from encdec.data.fingerprints import fingerprint
-from encdec.evaluation.context import Context, block_size
+from encdec.evaluation.context import Context, block_size, random_order
 from encdec.evaluation.features import find_space
 from encdec.evaluation.frechet import Frechet
 from encdec.evaluation.view import DRAWS, View
@@ -67,7 +67,7 @@ def frechet_to_validation(paradigm: Paradigm, data: DataModule) -> float:
     context = Context(view, data.splits["train"], data.splits["test"])
     space = find_space(context, "auto", CACHE, fingerprint(data.splits["train"]))
     frechet = Frechet(space.dim, view.device)
-    order = torch.randperm(len(val.labels), generator=torch.Generator().manual_seed(0))
+    order = random_order(len(val.labels))
     size = block_size(context.numel)
     for pixels in val.stream(order.split(size)):
         frechet.update(space.features(scaled(pixels.to(view.device))).double())

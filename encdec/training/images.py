@@ -69,6 +69,11 @@ class TrainingImages:
                 module.training = training
         return _merged(values, len(self), processes)
 
+    def some(self, most: int) -> Tensor:
+        """Images that are spread evenly over the training split, on every process: (n, C, H, W), n at most `most`."""
+        every = -(-len(self) // most)
+        return torch.cat([batch.x[batch.index % every == 0] for batch in self])
+
     @property
     def _known(self) -> Loader:
         """Raises UserError where the order of images is not known."""
