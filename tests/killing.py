@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +148,17 @@ def background(folder: Path, *args: str) -> Iterator[None]:
     finally:
         child.kill()
         child.join()
+
+
+@contextlib.contextmanager
+def gone_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that leads a session of its own, of which nothing is left in the end."""
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def _start(folder: Path, args: tuple[str, ...], **rest: Any) -> tuple[BaseProcess, Path]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from encdec.evaluation import image_values
 from encdec.evaluation.image_values import ImageValues
 from encdec.formats import REPORT_FORMAT
+from encdec.study.report import write_report
 
 KINDS = {
     "vae": {"paradigm": "VAE", "conditioning": "image", "has_encoder": True, "reads_labels": False},
@@ -187,3 +189,20 @@ def grid(shift: int, size: int = 64) -> bytes:
     written = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(written, "PNG")
     return written.getvalue()
+
+
+def markdown(folder: Folder) -> str:
+    """The report as Markdown, without the backslashes that keep names from being markup."""
+    write_report(folder.path)
+    return re.sub(r"\\(.)", r"\1", (folder.path / "report.md").read_text(encoding="utf-8"))
+
+
+def section(text: str, title: str) -> str:
+    """A section of the report."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(folder: Folder) -> list[dict[str, str]]:
+    """The rows of results.csv."""
+    with (folder.path / "results.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

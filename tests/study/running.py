@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 
 from encdec.study import state
 from encdec.study.state import JobState
+from tests import killing
 from tests.conftest import ENVIRONMENT
 
 COMMON = ["--trainer.max_epochs", 2, "--images.every_n_epochs", 100, "--evaluation.parts", ["reconstruction"],
@@ -62,12 +63,8 @@ def started(*args: str) -> Iterator[subprocess.Popen[str]]:
         command(*args), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    try:
+    with killing.gone_at_the_end(process):
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from encdec.study import schedule, slurm, spec, state
 from encdec.study.spec import Study
+from tests import killing
 from tests.conftest import ENVIRONMENT
 from tests.study.fake_slurm import FakeSlurm
 from tests.study.running import COMMON, SECONDS, command, is_alive, job, trains, wait_for, write
@@ -45,12 +46,8 @@ def task(study: Study, number: int = 0) -> Iterator[subprocess.Popen[str]]:
         command("slurm-task", str(study.path), str(listed)), env=ENVIRONMENT | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    try:
+    with killing.gone_at_the_end(process):
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:

@@ -28,12 +28,8 @@ def started(*command: str, environment: dict[str, str] | None = None) -> Iterato
         command, env=ENVIRONMENT | (environment or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    try:
+    with killing.gone_at_the_end(process):
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def fit(name: str, *args: str) -> tuple[str, ...]:
