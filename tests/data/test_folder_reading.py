@@ -64,6 +64,8 @@ def test_the_processes_that_read_pictures_are_kept_and_end_with_the_data(
     assert len(started[0]) == 2
     del data, loader, batches
     gc.collect()
+    for process in started[0]:
+        process.join(30)  # told to end, it may need a while on a machine that has much to do
     assert not started[0] & set(multiprocessing.active_children())
 
 
