@@ -36,7 +36,7 @@ def print_answers(metrics: Metrics) -> None:
 def _lines(name: str, metric: Metric) -> list[str]:
     """A metric's line, and below it its unit."""
     baseline = "" if metric.reference is None else f"{printable(metric.reference_name)}: {metric.reference:.5g}"
-    first = f"  {printable(name):<{_NAME}}{_with_error(metric):<{_VALUE}}"
+    first = f"  {printable(name):<{_NAME - 1}} {_with_error(metric):<{_VALUE - 1}} "
     indent = " " * (2 + _NAME)
     lines = textwrap.wrap(printable(metric.unit), _WIDTH - len(indent))
     if len(first) + len(baseline) <= _WIDTH:

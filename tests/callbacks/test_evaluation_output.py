@@ -40,6 +40,20 @@ def test_every_question_has_its_answer_in_80_columns(capsys: Capture) -> None:
     assert "target_near_random" not in text
 
 
+def test_the_longest_value_stands_apart_from_its_baseline(capsys: Capture) -> None:
+    found = Metrics()
+    found.add(
+        "target_near_random",
+        -0.0062584,
+        "cosine",
+        standard_error=0.0038,
+        reference=0.00082339,
+        reference_name="all pairs",
+    )
+    print_answers(found)
+    assert "target_near_random    -0.0062584 ± 0.0038 all pairs: 0.00082339\n" in capsys.readouterr().out
+
+
 def test_an_answer_that_is_not_defined_is_a_sentence(capsys: Capture) -> None:
     found = metrics()
     del found.values["recall_classifier"]
