@@ -3,6 +3,7 @@
 from encdec.networks.base import Decoder, DecoderCallable, Encoder, EncoderCallable
 from encdec.networks.conv import ConvDecoder, ConvEncoder
 from encdec.networks.mlp import MLPDecoder, MLPEncoder
+from encdec.networks.residual import ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "ConvDecoder",
@@ -13,4 +14,6 @@ __all__ = [
     "EncoderCallable",
     "MLPDecoder",
     "MLPEncoder",
+    "ResidualDecoder",
+    "ResidualEncoder",
 ]
