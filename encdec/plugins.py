@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from encdec.data import DataModule
-from encdec.networks import Decoder, Encoder
+from encdec.networks import Decoder, Encoder, Features
 from encdec.objectives.observations import Observation
 from encdec.objectives.priors import FittedPrior, Prior
 from encdec.paradigms import Paradigm
@@ -31,6 +31,7 @@ KINDS: dict[str, type[Any]] = {
     "data": DataModule,
     "encoder": Encoder,
     "decoder": Decoder,
+    "features": Features,
     "observation": Observation,
     "prior": Prior,
     "ex_post": FittedPrior,
@@ -128,7 +129,7 @@ def refuse_duplicates() -> None:
     Raises:
         UserError: two paradigms, data modules, networks or callbacks have the same name; it names both places.
     """
-    for base in (Paradigm, DataModule, Encoder, Decoder, Callback):
+    for base in (Paradigm, DataModule, Encoder, Decoder, Features, Callback):
         by_name: dict[str, type] = {}
         for cls in subclasses(base):
             other = by_name.setdefault(cls.__name__, cls)

@@ -2,17 +2,17 @@
 
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from encdec.networks import DecoderCallable, MLPDecoder
-from encdec.objectives.losses import pixel_means, squared_error_matrix
-from encdec.paradigms import LatentVariable
+from encdec.networks import DecoderCallable, FeaturesCallable, MLPDecoder, Pixels
+from encdec.objectives.losses import pixel_means
+from encdec.objectives.pairs import distances, mean_of_others
+from encdec.paradigms import SetGenerator
 from encdec.types import Batch, Losses, UserError
 
 
 @final
-class EnergyScore(LatentVariable):
+class EnergyScore(SetGenerator):
     """Generator: minimises (1/K) Σ_k ‖x − f(z_k)‖ − ½ 1/(K(K−1)) Σ_{j≠k} ‖f(z_j) − f(z_k)‖, z_k ~ N(0, I).
 
     The first term draws samples to the images, the second drives them apart. Its expectation over images is half the
@@ -32,16 +32,17 @@ class EnergyScore(LatentVariable):
         UserError: K is below 2, or a size is not positive.
     """
 
-    conditioning = None  # the sample that is measured is the nearest of K, and not one made for the image
+    # no conditioning: the sample that is measured is the nearest of K, and not one made for the image
 
     def __init__(
         self,
         decoder: DecoderCallable = MLPDecoder,
-        latent_dim: int = 32,
+        latent_dim: int = 8,
+        features: FeaturesCallable = Pixels,
         num_prior_samples: int = 128,
         **kwargs: Any,
     ) -> None:
-        super().__init__(decoder, latent_dim, **kwargs)
+        super().__init__(decoder, latent_dim, features, **kwargs)
         if num_prior_samples < 2:
             raise UserError(
                 f"EnergyScore: num_prior_samples is {num_prior_samples}, but samples need others: give 2.", 2
@@ -49,20 +50,15 @@ class EnergyScore(LatentVariable):
         self.num_prior_samples = num_prior_samples
 
     def losses(self, batch: Batch) -> Losses:
-        """`loss` = energy score, L2 distance of images; `mse` and `bce` are those of each image's nearest sample."""
+        """`loss` = energy score, distance of features; `mse` and `bce` are those of each image's nearest sample."""
         logits = self.decode(self.shared_noise(self.num_prior_samples, self.latent_dim), batch.y)
-        samples = pixel_means(logits)
-        to_images = _distances(samples, batch.x)
-        count = self.num_prior_samples
-        apart = _distances(samples, samples)[~torch.eye(count, dtype=torch.bool, device=samples.device)]
-        return Losses(to_images.mean(1) - apart.mean() / 2, logits=logits[to_images.argmin(1)])
+        samples = self.features(pixel_means(logits))
+        to_samples = distances(self.features(batch.x), samples)
+        apart = mean_of_others(distances(samples, samples))
+        return Losses(to_samples.mean(1) - apart / 2, logits=logits[to_samples.argmin(1)])
 
     def encode(self, batch: Batch) -> Tensor:
         """The latent of the nearest of K samples: inference by search."""
         latents = self.shared_noise(self.num_prior_samples, self.latent_dim)
-        return latents[_distances(pixel_means(self.decode(latents, batch.y)), batch.x).argmin(1)]
-
-
-def _distances(samples: Tensor, x: Tensor) -> Tensor:
-    """‖x_b − sample_k‖: (K, …), (B, …) -> (B, K)."""
-    return squared_error_matrix(samples, x).clamp(min=1e-6).sqrt()  # the gradient of a root at 0 is infinite
+        samples = self.features(pixel_means(self.decode(latents, batch.y)))
+        return latents[distances(self.features(batch.x), samples).argmin(1)]

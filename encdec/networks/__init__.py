@@ -2,6 +2,7 @@
 
 from encdec.networks.base import Decoder, DecoderCallable, Encoder, EncoderCallable
 from encdec.networks.conv import ConvDecoder, ConvEncoder
+from encdec.networks.features import Features, FeaturesCallable, Pixels, RandomConvolutions
 from encdec.networks.mlp import MLPDecoder, MLPEncoder
 from encdec.networks.residual import ResidualDecoder, ResidualEncoder
 
@@ -12,8 +13,12 @@ __all__ = [
     "DecoderCallable",
     "Encoder",
     "EncoderCallable",
+    "Features",
+    "FeaturesCallable",
     "MLPDecoder",
     "MLPEncoder",
+    "Pixels",
+    "RandomConvolutions",
     "ResidualDecoder",
     "ResidualEncoder",
 ]

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from encdec.objectives.losses import squared_error_matrix
+from encdec.objectives.pairs import mean_of_others, squared_distances
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Of the inverse multiquadratic kernels that are summed, as in the reference implementation of the WAE."""
@@ -32,6 +32,18 @@ def _inverse_multiquadratic(squared_distances: Tensor, widths: Sequence[float]) 
     return torch.stack([width / (width + squared_distances) for width in widths]).sum(0)
 
 
+def gaussian_mixture(variances: Sequence[float]) -> Kernel:
+    """k(x, y) = Σ_s exp(−‖x − y‖² / 2s), s in `variances`: Gaussians of several widths.
+
+    Source: Li, Swersky & Zemel 2015, https://arxiv.org/abs/1502.02761, sec. 5.
+    """
+    return partial(_gaussian_mixture, variances=tuple(variances))
+
+
+def _gaussian_mixture(squared_distances: Tensor, variances: Sequence[float]) -> Tensor:
+    return torch.stack([(squared_distances / (-2 * s)).exp() for s in variances]).sum(0)
+
+
 def unbiased_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """The squared MMD of the distributions that two sets are drawn from: (N, …), (M, …) -> (), in full precision.
 
@@ -43,16 +55,17 @@ def unbiased_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """
     if min(len(x), len(y)) < 2:
         return torch.zeros((), device=x.device)
-    within = _mean_of_others(kernel(squared_distances(x, x))) + _mean_of_others(kernel(squared_distances(y, y)))
+    within = mean_of_others(kernel(squared_distances(x, x))) + mean_of_others(kernel(squared_distances(y, y)))
     return within - 2 * kernel(squared_distances(x, y)).mean()
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """‖x_i − y_j‖² of all pairs: (N, …), (M, …) -> (N, M), never below zero."""
-    return squared_error_matrix(y, x).clamp(min=0)
+def biased_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+    """The squared MMD of two sets themselves: (N, …), (M, …) -> (), in full precision.
 
+    mean_{i,j} k(x_i, x_j) + mean_{i,j} k(y_i, y_j) − 2 mean_{i,j} k(x_i, y_j), with the pairs of a point with itself:
+    never negative, and zero only of equal sets; so two sets of one distribution are some way apart.
 
-def _mean_of_others(matrix: Tensor) -> Tensor:
-    """The mean of what is beside the diagonal: (N, N) -> ()."""
-    n = len(matrix)
-    return (matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1))
+    Source: Gretton et al. 2012, eq. 5.
+    """
+    within = kernel(squared_distances(x, x)).mean() + kernel(squared_distances(y, y)).mean()
+    return within - 2 * kernel(squared_distances(x, y)).mean()

@@ -8,6 +8,7 @@ from encdec.paradigms.conditional_decoder import ConditionalDecoder
 from encdec.paradigms.encoderless_vae import EncoderlessVAE
 from encdec.paradigms.latent import LatentVariable
 from encdec.paradigms.protocols import Encodes, HasCodes, Infers, encodes, has_codes, infers
+from encdec.paradigms.sets import SetGenerator
 from encdec.paradigms.vae import VAE
 from encdec.paradigms.warm_up import kl_weight
 from encdec.training.step import Player
@@ -25,6 +26,7 @@ __all__ = [
     "Paradigm",
     "Permutation",
     "Player",
+    "SetGenerator",
     "StoredLatents",
     "encodes",
     "has_codes",

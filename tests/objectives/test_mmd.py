@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encdec.objectives.mmd import inverse_multiquadratic, squared_distances, unbiased_mmd
+from encdec.objectives.mmd import biased_mmd, gaussian_mixture, inverse_multiquadratic, unbiased_mmd
+from encdec.objectives.pairs import squared_distances
 
 
 def points(count: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -72,3 +73,16 @@ def test_equal_points_are_at_no_distance_below_zero_also_in_reduced_precision() 
     assert squares.diagonal().max() < 0.1
     far = squares + torch.eye(30) * squares.max()
     torch.testing.assert_close(far, torch.cdist(x, x).square() + torch.eye(30) * squares.max(), rtol=0, atol=0.1)
+
+
+def test_the_biased_estimate_is_the_formula_with_the_pairs_of_a_point_with_itself() -> None:
+    """k = Σ_s exp(−‖x − y‖² / 2s), in loops over all pairs."""
+    x, y, variances = points(5, 3, 0), points(7, 3, 1, 0.5), (0.5, 2.0)
+
+    def mean(one: Tensor, other: Tensor) -> float:
+        squares = [sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) for a in one.tolist() for b in other.tolist()]
+        return sum(math.exp(-square / (2 * s)) for square in squares for s in variances) / len(squares)
+
+    found = biased_mmd(x, y, gaussian_mixture(variances))
+    assert found.item() == pytest.approx(mean(x, x) + mean(y, y) - 2 * mean(x, y), abs=1e-12)
+    assert biased_mmd(x, x.flip(0), gaussian_mixture(variances)).item() == pytest.approx(0, abs=1e-12)

@@ -32,6 +32,8 @@ RUN = ("--trainer.max_epochs=3", "--trainer.log_every_n_steps=4", "--images.ever
         ("vae_noenc", set()),
         ("autodecoder", {"penalty"}),
         ("energy_score", set()),
+        ("mmd", {"mmd"}),
+        ("drifting", {"drift"}),
         ("glo", set()),
         ("rae", {"penalty", "decoder_l2"}),
         ("wae", {"mmd"}),
@@ -49,9 +51,9 @@ def test_scalars_have_the_same_names_for_every_paradigm(config: str, own: set[st
         floors |= {"mse_floor"} | {f"mse_gap{v}" for v in variants}
     if config == "decoder":
         floors |= {"mse_mean_image"}
-    if config in ("energy_score", "gan"):  # pairs no output with an image
+    if config in ("energy_score", "mmd", "drifting", "gan"):  # pairs no output with an image
         floors = {"sample_variance"}
-    outputs = {"mse", "bce"} if config != "gan" else set()
+    outputs = {"mse", "bce"} if config not in ("mmd", "drifting", "gan") else set()
     expected = {f"val/{name}" for name in {"loss"} | outputs | own | floors}
     assert {name for name in scalars if name.startswith("val/")} == expected
     assert {"images_per_second", "train/loss", "epoch"} <= scalars
