@@ -50,7 +50,7 @@ class Drifting(SetGenerator):
         decoder: DecoderCallable = MLPDecoder,
         latent_dim: int = 8,
         features: FeaturesCallable = Pixels,
-        temperatures: tuple[float, ...] = (0.2, 0.5, 1.0),
+        temperatures: tuple[float, ...] = (0.02, 0.05, 0.2),
         coupling: Literal["softmax", "sinkhorn"] = "softmax",
         **kwargs: Any,
     ) -> None:
