@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from encdec.data.base import DataModule
 from encdec.data.fingerprints import numbers_of_files
 from encdec.data.images import Images, InMemoryImages, random_split
-from encdec.data.pictures.decoding import Header, PictureError, combined, listed, read_header
+from encdec.data.pictures.decoding import CUT, Header, PictureError, combined, listed, read_header
 from encdec.data.pictures.listing import Listing, Scanned, is_split, refuse_empty_classes
 from encdec.data.pictures.streaming import ImagesOnDisk, Pictures, Readers
 from encdec.files import expanded
@@ -22,7 +23,7 @@ from encdec.types import Shape, UserError
 
 @final
 class ImageFolder(DataModule):
-    """A folder of pictures, cut to squares of one size, or as they are.
+    """A folder of pictures, cut to one size, or as they are.
 
     `path/CLASS/….png` gives labels from the folders' names, `path/….png` no labels, and a random tenth is the test
     split. If `path` has the folders `train` and `test`, these are the splits, and `val`, if it is there, is the
@@ -36,7 +37,8 @@ class ImageFolder(DataModule):
     hidden ones, whose names begin with a dot, and such as labels and notes have (`.txt`, `.csv`, `.json`, …). A picture
     of a class that links give several names counts once; one that links give to two splits is refused.
 
-    Each picture is turned as its camera says, scaled so that its shorter side fits, and cropped around its centre.
+    Each picture is turned as its camera says, scaled until it just covers the images' height and width, and cropped
+    around its centre.
     What is transparent is laid over white. Of a file with several frames or pages the first is taken. Grey levels of
     16 bits are scaled (65535 is white), floating-point ones must lie in [0, 1]; of 16-bit colors Pillow keeps the
     upper 8 bits. A JPEG of four times the size or more is decoded at a half, a quarter or an eighth of its own size,
@@ -51,7 +53,8 @@ class ImageFolder(DataModule):
 
     Args:
         path: the folder.
-        size: height and width of the images, in pixels; None leaves them as they are, which must be the same for all.
+        size: of the images, in pixels: N for N×N, or [height, width]; None leaves them as they are, which must be the
+            same for all.
         mode: `grey` (one channel) or `color` (three; `colour` in encdec 0.1); None is what the pictures are, which must
             be the same for all (pictures with a palette are taken as color).
         labels: `folders` makes each folder a class, where there are folders; `none` ignores them.
@@ -68,7 +71,7 @@ class ImageFolder(DataModule):
     def __init__(
         self,
         path: str,
-        size: int | None = 32,
+        size: int | Sequence[int] | None = 32,
         mode: Literal["grey", "color", "colour"] | None = "color",
         labels: Literal["folders", "none"] = "folders",
         max_memory_gb: float = 4.0,
@@ -80,15 +83,22 @@ class ImageFolder(DataModule):
             say("ImageFolder: mode colour is called color since encdec 0.2: set data.mode to color.")
             mode = "color"
         super().__init__(**kwargs)
-        if size is not None and size < 1:
-            raise UserError(f"ImageFolder: size is {size}, but pictures need at least 1 pixel.", 2)
+        sides = [size, size] if isinstance(size, int) else size
+        if sides is not None and (len(sides) != 2 or min(sides) < 1):
+            shown = size if isinstance(size, int) else list(sides)
+            raise UserError(
+                f"ImageFolder: size is {shown}, but it must be a number of pixels, such as 64 for 64×64, or [height, "
+                "width], such as [48, 64], each at least 1.",
+                2,
+            )
         if mode not in ("grey", "color", None):
             raise UserError(f"ImageFolder: mode is {mode!r}, but it must be 'grey', 'color' or None.", 2)
         if labels not in ("folders", "none"):
             raise UserError(f"ImageFolder: labels is {labels!r}, but it must be 'folders' or 'none'.", 2)
         if num_workers < 0:
             raise UserError(f"ImageFolder: num_workers is {num_workers}, but it can't be negative.", 2)
-        self.path, self.size, self.mode, self.labels = expanded(path), size, mode, labels
+        self.path, self.mode, self.labels = expanded(path), mode, labels
+        self.size = None if sides is None else (sides[0], sides[1])
         self.max_memory_gb, self.num_workers, self.skip_damaged = max_memory_gb, num_workers, skip_damaged
 
     def load(self) -> tuple[Images, Images] | tuple[Images, Images, Images]:
@@ -166,7 +176,7 @@ class ImageFolder(DataModule):
         """
         channels = None if self.mode is None else 1 if self.mode == "grey" else 3
         if channels is not None and self.size is not None:
-            return channels, self.size, self.size
+            return channels, *self.size
         pictures = [(split, row, path) for split, one in scanned.items() for row, path in enumerate(one.paths)]
         first: tuple[Path, Header] | None = None
         for split, row, path in track(pictures, "Looking at pictures", transient=True):
@@ -178,7 +188,7 @@ class ImageFolder(DataModule):
                 broken[split][row] = error
         self._refuse(scanned, broken)
         assert first is not None, "a folder has pictures"
-        height, width = (first[1].height, first[1].width) if self.size is None else (self.size, self.size)
+        height, width = self.size or (first[1].height, first[1].width)
         return first[1].channels if channels is None else channels, height, width
 
     def _refuse_unlike(self, first: tuple[Path, Header], path: Path, row: int, header: Header) -> None:
@@ -188,7 +198,7 @@ class ImageFolder(DataModule):
             raise PictureError(
                 f"{path} (picture {row}) has {header.width}×{header.height} pixels, but {name} has "
                 f"{wanted.width}×{wanted.height}",
-                "set data.size to a number N, which cuts all to N×N pixels, or give all the same size",
+                f"{CUT}, or give all the same size",
             )
         if self.mode is None and header.channels != wanted.channels:
             raise PictureError(

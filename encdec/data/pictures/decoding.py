@@ -30,6 +30,8 @@ for _name in ("AVIF", "WEBP"):
         del ENDINGS_OF[_name]
 FORMATS = tuple(ENDINGS_OF)
 ENDINGS = frozenset(ending for endings in ENDINGS_OF.values() for ending in endings)
+CUT = "set data.size to N or to [height, width], which cuts all to N×N or to height×width pixels"
+"""What to do where pictures differ in size."""
 _SHOWN = 10
 _SPARE = 2
 """How many times as wide and high as the image a JPEG is at least decoded, if it is larger than that."""
@@ -108,8 +110,7 @@ def read_header(path: Path, index: int, decode: bool = False) -> Header:
     """
     with _opened(path, index) as file:
         width, height = file.size
-        # a TIFF's size is as it is shown; a PNG's own getexif() would decode the picture
-        if file.format != "TIFF" and Image.Image.getexif(file).get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+        if _is_on_its_side(file):
             width, height = height, width
         mode = file.mode
         if decode:
@@ -133,13 +134,14 @@ def read_picture(path: Path, image_shape: Shape, index: int = 0, as_it_is: bool 
     mode = "L" if channels == 1 else "RGB"
     with _opened(path, index) as file:
         if not as_it_is:  # a JPEG that is much too large is decoded at a half, a quarter or an eighth of its size
-            file.draft(None, (_SPARE * width, _SPARE * height))
+            wanted = (_SPARE * width, _SPARE * height)
+            file.draft(None, wanted[::-1] if _is_on_its_side(file) else wanted)
         # in place, and no convert() to the same mode: both would copy the picture in its full size
         ImageOps.exif_transpose(file, in_place=True)
         if as_it_is and file.size != (width, height):
             raise PictureError(
                 f"{path} (picture {index}) has {file.width}×{file.height} pixels, but the others have {width}×{height}",
-                "set data.size to a number N, which cuts all to N×N pixels, or replace it",
+                f"{CUT}, or replace it",
             )
         picture: Image.Image = file
         if file.mode == "F" or file.mode.startswith("I"):
@@ -150,6 +152,12 @@ def read_picture(path: Path, image_shape: Shape, index: int = 0, as_it_is: bool 
         picture = picture if picture.mode == mode else picture.convert(mode)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
+
+
+def _is_on_its_side(file: Image.Image) -> bool:
+    """Whether width and height of a picture change places when it is turned as its camera says."""
+    # a TIFF's size is as it is shown; a PNG's own getexif() would decode the picture
+    return file.format != "TIFF" and Image.Image.getexif(file).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 @contextmanager
