@@ -33,6 +33,18 @@ class Batch(NamedTuple):
         return Batch(self.x[which], self.y[which], self.index[which], self.split)
 
 
+class Drawing(NamedTuple):
+    """How training images are drawn, where not each as it is and as often as any other.
+
+    Attributes:
+        class_balanced: as often of each class.
+        horizontal_flips: mirrored as often as not.
+    """
+
+    class_balanced: bool = False
+    horizontal_flips: bool = False
+
+
 def scaled(pixels: Tensor) -> Tensor:
     """Pixels from 0 to 1: uint8, (B, …) -> float32, (B, …), the nearest to k/255."""
     return pixels.float().div_(255)

@@ -14,16 +14,22 @@ from encdec.data import DataModule
 from encdec.data.loader import Loader
 from encdec.evaluation.context import block_size
 from encdec.evaluation.grids import drawing, enlarge, grid
-from encdec.objectives.floors import PCA, Floors, Moments, pictures, principal_components
+from encdec.objectives.floors import Floors, Moments, pictures
+from encdec.objectives.pca import PCA, principal_components
 from encdec.paradigms import LatentVariable, Paradigm
 from encdec.training.split_means import log_measured
 from encdec.types import Conditioning
 
+_WAYS = ("balanced by class", "mirrored as often as not")
+"""What `Drawing` says, in its order."""
 _SPLITS = {"val": "validation", "test": "test"}
 
 
 class LogFloors(pl.Callback):
     """Computes the floors of the images that are measured, so that they are logged beside every MSE and BCE.
+
+    They are the losses of the outputs that are best for the training images as they are drawn, balanced and mirrored if
+    the data say so: that is where a collapsed model ends.
 
     Where a limit cuts a validation or a test, they are the floors of the images that are left. Where one cuts the
     epochs of a training, which then see other images each time, the training has none.
@@ -55,6 +61,9 @@ class LogFloors(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute those of the training split; draw the optima."""
         self._prepare(trainer, pl_module, "train")
+        ways = [words for words, drawn in zip(_WAYS, self._data.drawing if self._data else (), strict=False) if drawn]
+        if self._train is not None and ways and trainer.is_global_zero:
+            print(f"floors are those of the training images as they are drawn: {' and '.join(ways)}", flush=True)
         if self._train is None or self._data is None or resumed_at(trainer):
             return  # a resumed run has them
         columns = self._data.num_classes if self._data.num_classes <= 16 else 8
@@ -94,8 +103,10 @@ class LogFloors(pl.Callback):
         shared: dict[str, Any] = {"rank": trainer.global_rank, "processes": trainer.world_size, "reduce": reduce}
         if self._train is None:
             if pl_module.conditioning is Conditioning.IMAGE and isinstance(pl_module, LatentVariable):
-                self._pca = principal_components(data.splits["train"], pl_module.latent_dim, **shared)
-            self._train = Moments.of(data.splits["train"], self._pca, **shared)
+                dim, split = pl_module.latent_dim, data.splits["train"]
+                self._pca = principal_components(split, dim, **shared, drawing=data.drawing)
+            measured = Moments.of(data.splits["train"], self._pca, **shared)
+            self._train = measured.drawn(data.drawing, data.image_shape)
         if not is_compared(pl_module):
             return
         share = _measured(trainer, stage)

@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from encdec.data import checks, summary
 from encdec.data.images import BLOCK, Images, random_split
 from encdec.data.loader import Cursor, Loader
-from encdec.types import Shape, UserError
+from encdec.data.order import Order
+from encdec.types import Drawing, Shape, UserError
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -24,6 +25,10 @@ class DataModule(pl.LightningDataModule, ABC):
         val_fraction: share of the training images that is held out for validation.
         split_seed: seed of that choice; it does not follow the run's seed, so that all runs share their splits.
         seed: seed of the order of training images; the command line takes it from `seed_everything`.
+        drop_last: leave out the last batch of an epoch, where it is smaller than the others: other images each time.
+        class_balanced: draw as many training images of each class, and as many in all as there are. In an epoch, each
+            image of a small class then comes up several times, and some of a large class do not.
+        horizontal_flips: mirror each training image, left to right, with a chance of one half, anew in each epoch.
 
     Raises:
         UserError: a value is out of range.
@@ -34,7 +39,16 @@ class DataModule(pl.LightningDataModule, ABC):
     resources: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how fast images are read and what memory they take, and no result."""
 
-    def __init__(self, batch_size: int = 128, val_fraction: float = 0.1, split_seed: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        drop_last: bool = False,
+        class_balanced: bool = False,
+        horizontal_flips: bool = False,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         if batch_size < 1:
@@ -44,6 +58,7 @@ class DataModule(pl.LightningDataModule, ABC):
                 f"{type(self).__name__}: val_fraction is {val_fraction}, but it must lie between 0 and 1.", 2
             )
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
+        self.drop_last, self.drawing = drop_last, Drawing(class_balanced, horizontal_flips)
         self._cursor = Cursor()
         self.has_fetched = False  # whether the last batch was not trained on yet, as far as a checkpoint is concerned
         self.batches_per_step = 1  # a training step of a paradigm sets how many it takes at a time
@@ -110,9 +125,7 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training split; with the trainer's `overfit_batches` the same ones in every epoch."""
-        return self._loader(
-            "train", seed=self.seed, cursor=self._cursor, shuffle=not self._overfits, group=self.batches_per_step
-        )
+        return self._loader("train", order=self._order, cursor=self._cursor, group=self.batches_per_step)
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split."""
@@ -132,7 +145,7 @@ class DataModule(pl.LightningDataModule, ABC):
         if self.has_fetched:
             if position == 0:
                 processes = 1 if self.trainer is None else self.trainer.world_size
-                epoch, position = epoch - 1, -(-(self.num_train - self.num_train % processes) // self._global_batch)
+                epoch, position = epoch - 1, self._order.batches(self.num_train, processes, self.batch_size)
             position -= 1
         single = self.batches_per_step == 1  # which it is with limit_train_batches
         if single and self.trainer is not None and 0 < self.trainer.num_training_batches <= position:
@@ -164,8 +177,19 @@ class DataModule(pl.LightningDataModule, ABC):
                 f"The checkpoint was saved within an epoch, with {before} images in each batch of all processes, but "
                 f"now there are {self._global_batch}: go on with as many processes and the same data.batch_size."
             )
+        if state_dict["position"] >= self._order.batches(
+            images, self._global_batch // self.batch_size, self.batch_size
+        ):
+            raise UserError(
+                "The checkpoint was saved before the last batch of an epoch, which data.drop_last now leaves out: "
+                "leave drop_last as it was."
+            )
         self._cursor.epoch, self._cursor.position = state_dict["epoch"], state_dict["position"]
         self._cursor.resumed = True
+
+    @property
+    def _order(self) -> Order:
+        return Order(self.seed, not self._overfits, *self.drawing, self.drop_last)
 
     @property
     def _overfits(self) -> bool:

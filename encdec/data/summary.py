@@ -12,8 +12,8 @@ _SHOWN = 10
 
 
 def of_data(data: DataModule) -> str:
-    """ "Digits(batch_size=128, …): 1,294 images to train, …", or "…: not loaded yet"."""
-    settings = ", ".join(f"{name}={value!r}" for name, value in data.hparams.items())
+    """ "Digits(batch_size=128, …): 1,294 images to train, …", or "…: not loaded yet"; without what is switched off."""
+    settings = ", ".join(f"{name}={value!r}" for name, value in data.hparams.items() if value is not False)
     splits: dict[str, Images] | None = data.__dict__.get("splits")
     if splits is None:
         what = "not loaded yet"

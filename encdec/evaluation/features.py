@@ -16,7 +16,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 from encdec.data import Images
 from encdec.evaluation.context import Context, block_size
 from encdec.files import written_whole
-from encdec.objectives.floors import principal_components
+from encdec.objectives.pca import principal_components
 from encdec.types import Shape, UserError
 
 SpaceKind = Literal["auto", "classifier", "inception", "pca"]

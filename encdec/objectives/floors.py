@@ -8,7 +8,9 @@
 | everything               | x               | 0                        | Σ_d H(x_d)              |
 
 The formulas hold on the training split, from which the outputs are made; on another split the floor is the loss of
-these same outputs there. A split enters only through its moments (`Moments`), which one streaming pass collects.
+these same outputs there. Where a training draws its images otherwise than each as it is and as often as any other, the
+training split is meant as it is drawn: that is where the optima of such a training are. A split enters only through its
+moments (`Moments`), which one streaming pass collects.
 Pixels are integers 0…255, so that their sums are exact and do not depend on batches or processes.
 
 Source of the first two rows: expand (1/N) Σ_i ‖x_i − x̂‖², a quadratic in x̂ (see docs/why.md).
@@ -17,14 +19,15 @@ Source of the first two rows: expand (1/N) Σ_i ‖x_i − x̂‖², a quadratic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, final
 
 import torch
 from torch import Tensor
 
-from encdec.types import Conditioning, Shape, UserError
+from encdec.objectives.pca import PCA, Reduce, alone, blocks, mirrored
+from encdec.types import Conditioning, Drawing, Shape
 
 if TYPE_CHECKING:
     from encdec.data import Images
@@ -32,32 +35,6 @@ if TYPE_CHECKING:
 SMALLEST_MEAN = 1e-4
 """Means of Bernoulli pixels are kept in [1e-4, 1 − 1e-4] (logits within ±9.2): a pixel that is black in the whole
 training split would otherwise cost infinitely much where it is not black on another split."""
-LARGEST_COVARIANCE = 4096
-"""Up to this many pixels PCA uses the D × D covariance in float64 (128 MiB)."""
-
-_BLOCK = 256  # images; a sum of as many products of 8-bit numbers, 256 · 255² < 2²⁴, is exact in float32
-_LARGEST_EXACT = 1024  # an eigendecomposition of 3,072 pixels takes 11 s on one core, 30 iterations a tenth of it
-_OVERSAMPLING = 10  # of subspace iteration; Halko et al. suggest 5 to 10
-Reduce = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes."""
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-@final
-@dataclass(frozen=True)
-class PCA:
-    """The k directions in which the training images vary most.
-
-    Attributes:
-        mean: the mean image, float64, (D,), pixels in [0, 1].
-        axes: orthonormal columns, most variance first, float64, (D, k).
-    """
-
-    mean: Tensor
-    axes: Tensor
 
 
 @final
@@ -66,18 +43,19 @@ class Moments:
     """All that the floors need of a split, in float64; D pixels, C classes; memory C × D.
 
     Attributes:
-        counts: images of each class, (C,).
+        counts: images of each class, (C,); how often each class is drawn, as so many images, where that is another.
         means: mean image of each class, (C, D), pixels in [0, 1]; zeros where a class has no image.
-        square: E‖x‖², mean over the split's images.
-        entropy: E[Σ_d H(x_d)], mean over the split's images, in nats per image.
-        residuals: squared distance to the span of the first 0, 1, …, k axes of a PCA, mean over images; () without.
+        squares: E‖x‖² of each class, (C,).
+        entropies: E[Σ_d H(x_d)] of each class, in nats per image, (C,).
+        energies: squared distance of each class to the span of the first 0, 1, …, k axes of a PCA, mean over its
+            images, (C, k + 1); (C, 0) without.
     """
 
     counts: Tensor
     means: Tensor
-    square: float
-    entropy: float
-    residuals: tuple[float, ...] = ()
+    squares: Tensor
+    entropies: Tensor
+    energies: Tensor
 
     @classmethod
     def of(
@@ -86,7 +64,7 @@ class Moments:
         pca: PCA | None = None,
         rank: int = 0,
         processes: int = 1,
-        reduce: Reduce = _alone,
+        reduce: Reduce = alone,
         share: Tensor | None = None,
     ) -> Self:
         """One pass over a split, shared by processes.
@@ -104,29 +82,60 @@ class Moments:
         """
         classes, dim = len(images.classes), math.prod(images.image_shape)
         counts, sums = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dim, dtype=torch.float64)
-        histogram = torch.zeros(256, dtype=torch.float64)
-        energy = torch.zeros(0 if pca is None else pca.axes.shape[1] + 1, dtype=torch.float64)
-        for pixels, y in _blocks(images, rank, processes, share):
+        histograms = torch.zeros(classes * 256, dtype=torch.float64)
+        energies = torch.zeros(classes, 0 if pca is None else pca.axes.shape[1] + 1, dtype=torch.float64)
+        for pixels, y in blocks(images, rank, processes, share):
             counts.index_add_(0, y, torch.ones(len(y), dtype=torch.float64))
             sums.index_add_(0, y, pixels.double())
-            histogram += torch.bincount(pixels.flatten(), minlength=256)
+            histograms += torch.bincount((pixels + 256 * y[:, None]).flatten(), minlength=256 * classes)
             if pca is not None:
                 centred = pixels.double() / 255 - pca.mean
-                energy += torch.cat([centred.square().sum()[None], -(centred @ pca.axes).square().sum(0)])
-        counts, sums, histogram, energy = (reduce(tensor) for tensor in (counts, sums, histogram, energy))
-        n, values = counts.sum(), torch.arange(256, dtype=torch.float64) / 255
+                parts = [centred.square().sum(1, keepdim=True), -(centred @ pca.axes).square()]
+                energies.index_add_(0, y, torch.cat(parts, 1))
+        counts, sums, histograms, energies = (reduce(tensor) for tensor in (counts, sums, histograms, energies))
+        n, values = counts.clamp(min=1), torch.arange(256, dtype=torch.float64) / 255
+        of_classes = histograms.reshape(classes, 256)
         return cls(
             counts=counts,
-            means=sums / (255 * counts.clamp(min=1)[:, None]),
-            square=float(histogram @ values.square() / n),
-            entropy=float(histogram @ _entropy(values, values) / n),
-            residuals=tuple((energy.cumsum(0) / n).tolist()),
+            means=sums / (255 * n[:, None]),
+            squares=of_classes @ values.square() / n,
+            entropies=of_classes @ _entropy(values, values) / n,
+            energies=energies.cumsum(1) / n[:, None],
         )
+
+    def drawn(self, drawing: Drawing, image_shape: Shape) -> Self:
+        """Those of the images as a training draws them; the PCA must be theirs too.
+
+        A mirrored image has the pixels of the image, and their distance to the PCA's axes, which are symmetric or
+        antisymmetric: only the means change.
+        """
+        counts, means = self.counts, self.means
+        if drawing.class_balanced:
+            there = counts > 0
+            counts = there * (counts.sum() / there.sum())
+        if drawing.horizontal_flips:
+            means = (means + means[:, mirrored(image_shape)]) / 2
+        return replace(self, counts=counts, means=means)
 
     @property
     def mean(self) -> Tensor:
         """The mean image, (D,), pixels in [0, 1]."""
         return self.counts @ self.means / self.counts.sum()
+
+    @property
+    def square(self) -> float:
+        """E‖x‖²."""
+        return float(self.counts @ self.squares / self.counts.sum())
+
+    @property
+    def entropy(self) -> float:
+        """E[Σ_d H(x_d)], in nats per image."""
+        return float(self.counts @ self.entropies / self.counts.sum())
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """Squared distance to the span of the first 0, 1, …, k axes of a PCA, mean over images; () without."""
+        return tuple((self.counts @ self.energies / self.counts.sum()).tolist())
 
 
 @final
@@ -163,8 +172,8 @@ class Floors:
             mse[conditioning] = squares / dim if squares > 1e-12 * split.square else 0.0  # below it is rounding
             p = output.clamp(SMALLEST_MEAN, 1 - SMALLEST_MEAN)
             bce[conditioning] = float(counts @ _entropy(split.means, p).sum(1) / n)
-        k = len(split.residuals) - 1
-        return cls(mse, bce, split.residuals[k] / dim if k >= 0 else None, max(k, 0))
+        residuals = split.residuals
+        return cls(mse, bce, residuals[-1] / dim if residuals else None, max(len(residuals) - 1, 0))
 
     def explained_variance(self, mse: float) -> float | None:
         """Share of the variance that an output with this MSE explains: 0 = the mean image, 1 = perfect.
@@ -260,82 +269,6 @@ def is_baseline(name: str) -> bool:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def principal_components(
-    images: Images, components: int, rank: int = 0, processes: int = 1, reduce: Reduce = _alone
-) -> PCA:
-    """PCA of a split of D pixels, in passes that processes share; no copy of the split in floating point.
-
-    - D ≤ 1024: the eigenvectors of the covariance, from one pass; 8 D² bytes.
-    - D ≤ `LARGEST_COVARIANCE`: its leading eigenvectors by subspace iteration; as many bytes.
-    - beyond: subspace iteration without the covariance, in 6 passes; 16 D (k + 10) bytes.
-
-    Subspace iteration from a random start (Halko, Martinsson & Tropp 2011, https://arxiv.org/abs/0909.4061,
-    alg. 4.4) ends a little above the exact residuals: by 1e-4 of them or less after 30 iterations.
-
-    Args:
-        images: the training split.
-        components: k; at most D are taken.
-        rank: which process this is.
-        processes: how many there are.
-        reduce: adds a tensor up over them.
-    """
-    dim = math.prod(images.image_shape)
-    components = min(components, dim)
-    total, count = torch.zeros(dim, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    dense = dim <= LARGEST_COVARIANCE
-    products = torch.zeros(dim if dense else 0, dim, dtype=torch.float64)
-    for pixels, _ in _blocks(images, rank, processes):
-        total += pixels.sum(0, dtype=torch.float64)
-        count += len(pixels)
-        if dense:
-            x = pixels.float()
-            products += x.T @ x
-    total, count = reduce(total), reduce(count)
-    mean = total / count / 255
-    if not dense:
-        return PCA(
-            mean, _leading(lambda v: _times_covariance(images, mean, v, rank, processes, reduce), dim, components, 4)
-        )
-    covariance = reduce(products).div_(count * 255**2).addr_(mean, mean, alpha=-1)
-    if dim <= _LARGEST_EXACT:
-        return PCA(mean, torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :components].contiguous())
-    return PCA(mean, _leading(lambda v: covariance @ v, dim, components, 30))
-
-
-def _leading(times: Callable[[Tensor], Tensor], dim: int, components: int, iterations: int) -> Tensor:
-    """The leading eigenvectors of a symmetric matrix that is known by its products, (dim, components)."""
-    start = torch.randn(
-        dim, min(dim, components + _OVERSAMPLING), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    basis = torch.linalg.qr(start).Q
-    for _ in range(iterations):
-        basis = torch.linalg.qr(times(basis)).Q
-    small = basis.T @ times(basis)
-    axes: Tensor = basis @ torch.linalg.eigh((small + small.T) / 2).eigenvectors.flip(1)[:, :components]
-    return axes
-
-
-def _times_covariance(images: Images, mean: Tensor, basis: Tensor, rank: int, processes: int, reduce: Reduce) -> Tensor:
-    """Σ_i (x_i − mean)(x_i − mean)ᵀ · basis: (D, k)."""
-    product = torch.zeros_like(basis)
-    for pixels, _ in _blocks(images, rank, processes):
-        centred = pixels.double() / 255 - mean
-        product += centred.T @ (centred @ basis)
-    return reduce(product)
-
-
-def _blocks(images: Images, rank: int, processes: int, share: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels (B, D), uint8, and labels (B,) of this process's share."""
-    n = len(images.labels)
-    if n == 0:
-        raise UserError("A split without images has no floors: it needs at least one image.")
-    parts = (torch.arange(rank, n, processes) if share is None else share).split(_BLOCK)
-    for part, pixels in zip(parts, images.stream(parts), strict=True):
-        if pixels.dtype != torch.uint8:
-            raise UserError(f"Floors are computed from 8-bit pixels, but this data set streams {pixels.dtype}.")
-        yield pixels.flatten(1), images.labels[part]
 
 
 def _entropy(x: Tensor, p: Tensor) -> Tensor:

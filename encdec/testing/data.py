@@ -5,6 +5,7 @@ from torch import Tensor
 
 from encdec.data import DataModule
 from encdec.data.loader import Loader
+from encdec.data.order import Order
 
 
 def check_datamodule(data: DataModule) -> None:
@@ -39,7 +40,7 @@ def _check_order(data: DataModule) -> None:
 
     def loader(size: int, rank: int = 0, processes: int = 1) -> Loader:
         fresh = type(data._cursor)()
-        return Loader(train, size, rank, processes, seed=data.seed, cursor=fresh)
+        return Loader(train, size, rank, processes, Order(data.seed), fresh)
 
     first, second = epochs(loader(7), 2)
     everything = torch.arange(len(train.labels))

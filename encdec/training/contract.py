@@ -68,7 +68,7 @@ def _check_players(name: str, paradigm: "Paradigm") -> None:
 
 
 def check_data(paradigm: "Paradigm", data: object) -> None:
-    """Check that a model was made for the data that it is to be trained on.
+    """Check that a model was made for the data that it is to be trained on, and for the way in which they are drawn.
 
     Raises:
         UserError: it was made for others.
@@ -80,6 +80,18 @@ def check_data(paradigm: "Paradigm", data: object) -> None:
         raise UserError(f"{name} was made with image_shape {paradigm.image_shape}, but {made_for} {data.image_shape}.")
     if paradigm.num_classes not in (1, data.num_classes):
         raise UserError(f"{name} was made with num_classes {paradigm.num_classes}, but {made_for} {data.num_classes}.")
-    needs_count = hasattr(paradigm, "codes") and "codes" not in paradigm.lacks
-    if paradigm.num_train != data.num_train and (paradigm.num_train != 1 or needs_count):
+    has_codes = hasattr(paradigm, "codes") and "codes" not in paradigm.lacks
+    if paradigm.num_train != data.num_train and (paradigm.num_train != 1 or has_codes):
         raise UserError(f"{name} was made with num_train {paradigm.num_train}, but {made_for} {data.num_train}.")
+    if data.drawing.horizontal_flips and has_codes:
+        raise UserError(
+            f"{name} has a latent for each training image, and data.horizontal_flips would make it stand for the image "
+            "and for its mirror image: leave that out, or add mirrored pictures to the data as images of their own.",
+            2,
+        )
+    if data.drawing.class_balanced and any(getattr(part, "each_image_once", False) for part in paradigm.modules()):
+        raise UserError(
+            f"{name} gives each training image a latent that it takes once in an epoch, but data.class_balanced draws "
+            "images of small classes several times: leave that out.",
+            2,
+        )

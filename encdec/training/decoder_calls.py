@@ -59,8 +59,7 @@ class DecoderCalls(pl.Callback):
         loader, steps = trainer.train_dataloader, steps_of(trainer)
         if self._hook is None or steps is None or not isinstance(loader, Loader):
             return
-        share = len(loader.images.labels) // loader.processes
-        self._images = min(steps.batches * loader.batch_size, share)
+        self._images = min(steps.batches * loader.batch_size, loader.share)
         self._is_whole = steps.batches >= steps.in_all
 
     def _remove(self) -> None:

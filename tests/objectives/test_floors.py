@@ -7,9 +7,10 @@ from sklearn import decomposition
 
 from encdec.data import Digits, FashionMNIST, InMemoryImages
 from encdec.data.fashion_mnist import DEBIAN_DIR
-from encdec.objectives import floors
-from encdec.objectives.floors import Floors, Moments, principal_components
-from encdec.types import Conditioning, UserError
+from encdec.objectives import pca as components
+from encdec.objectives.floors import Floors, Moments
+from encdec.objectives.pca import principal_components
+from encdec.types import Conditioning, Drawing, UserError
 
 
 def random_images(
@@ -97,8 +98,8 @@ def test_many_pixels_use_subspace_iteration(largest: int, tolerance: float, monk
     """With the covariance, or in passes over the images; of noise, its hardest case."""
     train = random_images(600, shape=(1, 6, 6))
     exact = Moments.of(train, principal_components(train, 5)).residuals
-    monkeypatch.setattr(floors, "_LARGEST_EXACT", 10)
-    monkeypatch.setattr(floors, "LARGEST_COVARIANCE", largest)
+    monkeypatch.setattr(components, "_LARGEST_EXACT", 10)
+    monkeypatch.setattr(components, "LARGEST_COVARIANCE", largest)
     pca = principal_components(train, 5)
     torch.testing.assert_close(pca.axes.T @ pca.axes, torch.eye(5, dtype=torch.float64))
     found = Moments.of(train, pca).residuals
@@ -183,3 +184,48 @@ def test_the_floors_need_no_copy_of_the_split() -> None:
     Moments.of(images)
     assert max(asked) <= 256
     assert sum(asked) == 2000
+
+
+def as_drawn(images: InMemoryImages, drawing: Drawing) -> tuple[np.ndarray, np.ndarray]:
+    """A list of images that are drawn equally often: of each class as many, each and its mirror image."""
+    labels = images.labels.numpy()
+    x = images.pixels.double().numpy() / 255
+    if drawing.class_balanced:
+        counts = np.bincount(labels)
+        times = int(np.lcm.reduce(counts[counts > 0])) // counts.clip(1)
+        x, labels = x.repeat(times[labels], 0), labels.repeat(times[labels])
+    if drawing.horizontal_flips:
+        x, labels = np.concatenate([x, x[..., ::-1]]), np.concatenate([labels, labels])
+    return x.reshape(len(x), -1), labels
+
+
+@pytest.mark.parametrize("drawing", [Drawing(True), Drawing(False, True), Drawing(True, True)])
+@pytest.mark.parametrize("sizes", [None, (10, 10_000), (10, 10)], ids=["exact", "covariance", "passes"])
+def test_the_floors_of_a_training_are_those_of_the_images_as_it_draws_them(
+    drawing: Drawing, sizes: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against plain numpy on a list of all images that may be drawn; class `d` has none, `a` has 3."""
+    labels = torch.tensor([0] * 3 + [1] * 30 + [2] * 10 + [4] * 5)
+    train, held_out = random_images(48, 5), random_images(300, seed=1)
+    pixels = train.pixels // 4 + (40 * labels).to(torch.uint8).reshape(-1, 1, 1, 1)
+    pixels[..., 0] //= 3
+    train = InMemoryImages(pixels, labels, tuple("abcde"))
+    held_out = InMemoryImages(held_out.pixels // 2, held_out.labels, train.classes)
+    if sizes is not None:
+        monkeypatch.setattr(components, "_LARGEST_EXACT", sizes[0])
+        monkeypatch.setattr(components, "LARGEST_COVARIANCE", sizes[1])
+    pca = principal_components(train, 4, drawing=drawing)
+    drawn = Moments.of(train, pca).drawn(drawing, train.image_shape)
+    x, y = as_drawn(train, drawing)
+    t = held_out.pixels.double().numpy().reshape(300, -1) / 255
+    np.testing.assert_allclose(drawn.mean, x.mean(0), rtol=1e-12)
+    reference = decomposition.PCA(4, svd_solver="full").fit(x)
+    class_means = np.stack([x[y == label].mean(0) if (y == label).any() else x.mean(0) for label in range(5)])
+    for images, of_images, moments in ((x, y, drawn), (t, held_out.labels.numpy(), Moments.of(held_out, pca))):
+        found = Floors.of(drawn, moments)
+        for conditioning, output in ((Conditioning.NONE, x.mean(0)), (Conditioning.LABEL, class_means[of_images])):
+            assert found.mse[conditioning] == pytest.approx(((images - output) ** 2).mean(), rel=1e-12)
+            bce = -(images * np.log(output) + (1 - images) * np.log1p(-output)).sum(1).mean()
+            assert found.bce[conditioning] == pytest.approx(bce, rel=1e-9)
+        residual = ((images - reference.inverse_transform(reference.transform(images))) ** 2).mean()
+        assert found.pca_mse == pytest.approx(residual, rel=1e-9 if sizes is None else 1e-2)

@@ -29,6 +29,7 @@ from encdec.evaluation import (
 )
 from encdec.networks import MLPDecoder, MLPEncoder
 from encdec.objectives import floors
+from encdec.objectives import pca as components
 from encdec.paradigms import VAE, EncoderlessVAE, Paradigm
 from encdec.testing.small import quiet_trainer
 
@@ -192,7 +193,7 @@ def test_the_evaluation(
 
 def test_floors_and_fingerprints(data: Many) -> None:
     with live(data) as held:
-        pca = floors.principal_components(data.splits["test"], 2)
+        pca = components.principal_components(data.splits["test"], 2)
         floors.Moments.of(data.splits["test"], pca)
         fingerprint(data.splits["test"])
     assert 0 < held.peak < SPLIT_BYTES

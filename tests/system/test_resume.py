@@ -37,6 +37,12 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
        for name in ("MNIST", "FashionMNIST", "CIFAR10")},
     "ImageFolder": (("--config=configs/vae.yaml", "--data=ImageFolder", "--data.path=data/pictures",
                      "--data.batch_size=4"), "a step", 8),
+    # ways to draw the training images
+    "class_balanced": (("--config=configs/autodecoder.yaml", "--data.class_balanced=true"), "a step", 50),
+    "horizontal_flips": (("--config=configs/ae.yaml", "--data.horizontal_flips=true"), "a step", 59),
+    "all of them, in whole batches": (
+        ("--config=configs/vae.yaml", "--data.class_balanced=true", "--data.horizontal_flips=true",
+         "--data.drop_last=true", "--trainer.accumulate_grad_batches=4"), "a step", 51),
     # ways to train
     "accumulation": (("--config=configs/vae.yaml", "--trainer.accumulate_grad_batches=4",
                       "--trainer.gradient_clip_val=1"), "a step", 59),
