@@ -1,5 +1,6 @@
 """What a call says, looked at before the parser or the trainer stumbles over it."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from encdec.cli import run_config, settings
 from encdec.evaluation.samplers import Sampler
 from encdec.files import expanded
-from encdec.runs import folders, moved, trust
+from encdec.runs import folders, moved, trust, weights
 from encdec.runs.checkpoints import no_checkpoint, require_file
 from encdec.types import UserError
 
@@ -27,11 +28,29 @@ def prepared(args: list[str]) -> list[str]:
     """
     args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
     settings.check_flags(args)
+    args = _with_weights(args)
     named = {key for key in ("model", "data") if _flag_values(args, f"--{key}", f"--{key}.class_path")}
     for config in _flag_values(args, "--config", "-c"):
         if Path(config).is_file():  # if not, the parser says so
             named |= _check_config(config)
     return _with_config_of_run(args, named)
+
+
+def add_weights(parser: LightningArgumentParser, command: str) -> None:
+    """Add `--weights`, and what a run saves beside it: they are of `fit`, but all commands read the config of a run."""
+    helps = (
+        "Begin with the weights in a checkpoint or an export, and with nothing else of its training: the optimizer, "
+        "its rate, the schedule and the data may be others.",
+        "SHA-256 that the file of --weights must have; a run saves it.",
+    )
+    for name, text in zip((weights.FILE, weights.DIGEST), helps, strict=True):
+        parser.add_argument(
+            f"--{name}",
+            type=str | None,
+            default=None,
+            metavar="FILE" if name == weights.FILE else "HEX",
+            help=text if command == "fit" else argparse.SUPPRESS,
+        )
 
 
 def add_sampler(parser: LightningArgumentParser) -> None:
@@ -86,6 +105,25 @@ def _flag_values(args: list[str], *flags: str) -> list[str]:
     return values
 
 
+def _with_weights(args: list[str]) -> list[str]:
+    """A call that names weights, without what a config says that other weights are.
+
+    Raises:
+        UserError: the call can't take any.
+    """
+    file, digest = (
+        [value for value in _flag_values(args, f"--{name}") if value != "null"]
+        for name in (weights.FILE, weights.DIGEST)
+    )
+    if args[0] != "fit":
+        if file or digest:
+            raise UserError(f"--weights is what fit begins with; {args[0]} takes a checkpoint by --ckpt_path.", 2)
+        return args
+    if file and _flag_values(args, "--ckpt_path"):
+        raise weights.beside_a_checkpoint()
+    return [*args, f"--{weights.DIGEST}=null"] if file and not digest else args
+
+
 def _check_config(config: str) -> set[str]:
     """Check that a config holds settings; the parser would not name the file that does not.
 
@@ -124,14 +162,18 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
     """
     if "model" in named or not {"-h", "--help"}.isdisjoint(args):
         return args
-    files = _flag_values(args, "--ckpt_path")
+    flags = ("--ckpt_path", f"--{weights.FILE}") if args[0] == "fit" else ("--ckpt_path",)
+    files = [value for value in _flag_values(args, *flags) if value != "null"]
     given = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
     for file in files:
         require_file(file)
         given.append(Path(file).parent.parent)
     for folder in given:
         if (folder / folders.CONFIG).is_file():
-            return [args[0], "--config", run_config.checked(folder / folders.CONFIG), *args[1:]]
+            config = ["--config", run_config.checked(folder / folders.CONFIG)]
+            if args[0] == "fit" and files:  # the new run does not begin with what that one began with
+                config += [f"--{weights.FILE}=null", f"--{weights.DIGEST}=null"]
+            return [args[0], *config, *args[1:]]
     if files and args[0] != "fit":
         return [args[0], "--config", moved.model_as_config(files[-1], "data" in named), *args[1:]]
     if files:

@@ -30,7 +30,7 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
-from encdec.cli import arguments, endings, export_command, process, run_config, settings, trainer_flags
+from encdec.cli import arguments, beginning, endings, export_command, process, run_config, settings, trainer_flags
 from encdec.cli.commands import COMMANDS, answer
 from encdec.cli.constructors import Constructors
 from encdec.cli.parser import Parser
@@ -45,6 +45,7 @@ from encdec.paradigms import Paradigm
 from encdec.requeue import requeue
 from encdec.runs import checkpoints, folders, history, identity, starts, training_state
 from encdec.training import signals
+from encdec.training.contract import check_data
 from encdec.types import UserError
 
 _GROUPS: dict[str, type] = {"trainer": pl.Trainer, **run_config.CALLBACKS}
@@ -88,6 +89,7 @@ class CLI(LightningCLI):
         )
         if self._command in ("test", "predict"):
             arguments.add_sampler(parser)
+        arguments.add_weights(parser, self._command)
         for name, callback in run_config.CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.set_defaults({"data": "Digits"})
@@ -122,61 +124,13 @@ class CLI(LightningCLI):
         self._settings.pop("ckpt_path", None)
         self._sampler = self._settings.pop("sampler", "model")
         self._resume = resume
-        self._start = self._find_start(config, resume)
+        if self._command == "fit":
+            beginning.pin_weights(self._settings)
+        self._start = beginning.find(self._command, config, resume, self._settings)
         if self._start.checkpoint is not None:
-            self._check_start(config)
+            self._differing = beginning.check(self._command, self._start, self._settings)
             checkpoints.check_described(self._settings["model"], self._start.contents, self._start.checkpoint)
-
-    def _find_start(self, config: Any, resume: bool | str) -> folders.Start:
-        """The folder to write into, and the checkpoint to take."""
-        name = config.name or config.model.class_path.rpartition(".")[2].lower()
-        parent = Path(config.trainer.default_root_dir or ".", folders.RUNS, name)
-        if config.ckpt_path is None:
-            if self._command != "fit":
-                raise checkpoints.no_checkpoint(self._command)
-            if resume is False:
-                return folders.Start(folders.RunFolder(parent))
-            run = None if resume is True else resume
-            return folders.resume(parent, run, self._settings, config.checkpoint.dirpath)
-        if resume is not False:
-            raise UserError(
-                "--resume continues a run from its newest checkpoint, --ckpt_path begins a new run from a file: "
-                "give one of them.",
-                2,
-            )
-        checkpoints.require_file(config.ckpt_path)
-        path, existing = Path(config.ckpt_path), None
-        if self._command != "fit" and path.parent.name == folders.CHECKPOINTS:  # what it writes belongs to that run
-            existing = path.resolve().parent.parent
-            parent = existing.parent
-        return folders.Start(folders.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
-
-    def _check_start(self, config: Any) -> None:
-        """Check that the checkpoint is of the model, and for `fit` of the training, that the config describes."""
-        path, contents = self._start.checkpoint, self._start.contents
-        assert path is not None
-        held, wanted = checkpoints.paradigm_class(contents, path).__name__, config.model.class_path.rpartition(".")[2]
-        if held != wanted:
-            raise UserError(
-                f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with."
-            )
-        if self._command != "fit":
-            self._differing = identity.check_measured(path, contents, self._settings)
-            return
-        if "optimizer_states" not in contents:
-            raise UserError(
-                f"{path} holds weights but not the state of the training, so fit can't go on from it: give a "
-                "checkpoint such as last.ckpt.",
-                2,
-            )
-        # the optimizer's state brings its settings, which would silently win over those of the config
-        now, before = self._settings["model"]["init_args"], contents["hyper_parameters"]
-        for key in identity.TRAINING_ONLY & before.keys():
-            differing = identity.differences({key: before[key]}, now)
-            if differing:
-                raise UserError(f"{path} was made with another {key}: model.{differing[0]}. Leave that out.", 2)
-        if self._start.folder.existing is None:
-            self._differing = identity.differences(identity.of_checkpoint(contents), self._settings)
+        self._find_weights()
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint and the call fit the model that the config made, and say what differs."""
@@ -194,8 +148,15 @@ class CLI(LightningCLI):
             training_state.check(contents, path, self.trainer, self.model, self.datamodule, stage)
             if self._differing:
                 say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
+        if self._weights is not None:
+            differing = self._weights.check(self._data, self._settings)
+            left_out = self._weights.load(self.model, self._data)
+            self._weights.announce(differing, left_out)
         if self._command == "fit":
-            self.model.configure_optimizers()  # what it refuses is refused before the run has a folder
+            # what these refuse is refused before the run has a folder
+            self.model.configure_optimizers()
+            check_data(self.model, self.datamodule)
+            self.datamodule.train_dataloader()
         mode = self.config[self.config.subcommand].compile
         if mode is not None and self._command == "fit":
             for network in self.model.children():
@@ -214,6 +175,9 @@ class CLI(LightningCLI):
         if self._command == "fit":
             as_yaml = yaml.safe_dump(self._settings, sort_keys=False, allow_unicode=True)
             before = identity_in(self._start.contents, self._start.checkpoint)
+            happened = history.extended(self._start.contents, self._start.saved, self._settings)
+            if self._weights is not None:
+                before, happened = self._weights.data, self._weights.history()
             self._keep_run = KeepRun(
                 self._start.folder,
                 self._start.checkpoint,
@@ -221,7 +185,7 @@ class CLI(LightningCLI):
                 as_yaml,
                 {
                     DATA_KEY: self._data.identity.as_dict(before),
-                    history.KEY: history.extended(self._start.contents, self._start.saved, self._settings),
+                    history.KEY: happened,
                     history.TRAINER_KEY: history.of_trainer(self._settings),
                 },
             )
@@ -257,8 +221,13 @@ class CLI(LightningCLI):
             config = self.config[self.config.subcommand]
             named = isinstance(self._resume, str)
             self._start = folders.with_data(start, self._data, self._settings, named, config.checkpoint.dirpath)
+            self._find_weights()
             if self._start.checkpoint not in (None, start.checkpoint):
-                self._check_start(config)
+                self._differing = beginning.check(self._command, self._start, self._settings)
+
+    def _find_weights(self) -> None:
+        """The weights that a training begins with, which goes on from no checkpoint."""
+        self._weights = beginning.weights(self._start, self._settings) if self._command == "fit" else None
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The command, and the arguments of the trainer's method that are not options, because we set them."""

@@ -31,7 +31,13 @@ CALLBACKS: dict[str, type[pl.Callback]] = {
     "predictions": WritePredictions,
 }
 """The callbacks that have a key of their own in a config."""
-_VALUES: dict[str, Any] = {"seed_everything": bool | int, "name": str | None, "compile": CompileMode | None}
+_VALUES: dict[str, Any] = {
+    "seed_everything": bool | int,
+    "name": str | None,
+    "compile": CompileMode | None,
+    "weights": str | None,
+    "weights_sha256": str | None,
+}
 _OF_LIGHTNING: dict[type, tuple[type, ...]] = {
     Logger: (TensorBoardLogger, CSVLogger),
     Profiler: (SimpleProfiler, AdvancedProfiler, PyTorchProfiler),

@@ -50,6 +50,8 @@ class LatentTable(nn.Module):
         UserError: `start` has another shape.
     """
 
+    of_each_image = True
+    """Its state belongs to the training images that it was made for."""
     values: Tensor
     first_moment: Tensor
     second_moment: Tensor
@@ -157,6 +159,9 @@ class StoredLatents(nn.Module):
         values: the rows, (N, d).
     """
 
+    of_each_image = True
+    each_image_once = True
+    """An epoch may draw no image twice: which of its latents would be kept?"""
     values: Tensor
 
     def __init__(self, num_rows: int, dim: int, seed: int) -> None:
@@ -191,12 +196,15 @@ class Permutation(nn.Module):
 
     Attributes:
         of: what each position is assigned, int64, (N,), each number once; at first its own.
+        each_image_once: whether an epoch may draw no image twice, so that all that is assigned is drawn as often.
     """
 
+    of_each_image = of_seed = True
     of: Tensor
 
     def __init__(self, count: int) -> None:
         super().__init__()
+        self.each_image_once = count > 1
         self.register_buffer("of", torch.arange(count))
 
     def __getitem__(self, index: Tensor) -> Tensor:

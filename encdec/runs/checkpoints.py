@@ -230,14 +230,26 @@ def _check_size(
     _check_kinds(checkpoint, described.state_dict(), path)
 
 
-def check_fits(paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str]) -> None:
+def check_fits(
+    paradigm: Paradigm, checkpoint: dict[str, Any], path: str | PathLike[str], leave_out: tuple[str, ...] = ()
+) -> None:
     """Check that a checkpoint's weights are those of a paradigm, by name, shape and kind of number.
+
+    Args:
+        paradigm: whose they must be.
+        checkpoint: the contents.
+        path: of the checkpoint, for the errors.
+        leave_out: beginnings of the names that are not compared.
 
     Raises:
         UserError: they are not, or not finite; it names the first.
     """
-    _check_kinds(checkpoint, paradigm.state_dict(), path, all_of_them=True)
-    for name, weight in checkpoint["state_dict"].items():
+    held, wanted = (
+        {name: weight for name, weight in state.items() if not name.startswith(leave_out)}
+        for state in (checkpoint["state_dict"], paradigm.state_dict())
+    )
+    _check_kinds({"state_dict": held}, wanted, path, all_of_them=True)
+    for name, weight in held.items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise UserError(f"{path} holds weights that are not finite ({name}): take a checkpoint from before.")
 

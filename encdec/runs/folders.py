@@ -106,7 +106,10 @@ def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: 
             raise no_run(run)
         differing = identity.differences(identity.of_run(saved), wanted)
         if differing:
-            raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or begin a new run.", 2)
+            newer = "begin a new run"
+            if identity.is_of_training_only(differing[0]):
+                newer += f" with its weights: --weights {short(found / CHECKPOINTS / 'last.ckpt')} and no --resume"
+            raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or {newer}.", 2)
         return _start(found, settings, dirpath)
     versions = _versions(parent)
     by_number = {number: saved_config(versions[number]) for number in sorted(versions, reverse=True)}

@@ -1,8 +1,9 @@
 """What makes a run, a model or data the same: all that changes results.
 
-A run is the same with the same model, the same seed and the same data: `IDENTITY`, without the settings that the data
-module's class declares as `places` (there, the images themselves are compared) and as `resources`. All other settings
-(how long it trains, on what, and what is shown and kept) may change when a run is resumed, which is then said.
+A run is the same with the same model, the same seed, the same data and the same weights to begin with, if any:
+`IDENTITY`, without the settings that the data module's class declares as `places` (there, the images themselves are
+compared) and as `resources`. All other settings (how long it trains, on what, and what is shown and kept) may change
+when a run is resumed, which is then said.
 
 A model that is measured is the one in the checkpoint: its settings can't be others, but for those that are of its
 training only (`TRAINING_ONLY`). The data may be others, which is said; but what is measured are images that the model
@@ -20,13 +21,13 @@ from encdec.formats import RENAMED_VALUES
 from encdec.runs import trust
 from encdec.types import UserError
 
-IDENTITY = ("model", "data", "seed_everything")
+IDENTITY = ("model", "data", "seed_everything", "weights_sha256")
 """The settings that tell one run from another."""
 TRAINING_ONLY = frozenset({"optimizer", "lr_scheduler", "lr_scheduler_interval"})
 """Settings of a model that a trained one does not depend on."""
 _LINKED = frozenset({"image_shape", "num_classes", "num_train", "seed"})
 """Settings of model and data that the command line takes from elsewhere: a config does not hold them."""
-_ORDER_ONLY = frozenset({"batch_size"})
+_ORDER_ONLY = frozenset({"batch_size", "drop_last"})
 """Settings of all data modules that change only how images are grouped."""
 _BY_CHANCE = 0.01
 """Of another data set, so many images may equal one that was trained on, as blank ones do."""
@@ -56,7 +57,7 @@ def of_run(settings: Settings, also: frozenset[str] = frozenset()) -> dict[str, 
     if isinstance(data, Mapping) and isinstance(data.get("init_args"), Mapping):
         left_out = also | _declared(data, "places", "resources")
         data = {**data, "init_args": {name: v for name, v in data["init_args"].items() if name not in left_out}}
-    return {"model": settings.get("model"), "data": data, "seed_everything": settings.get("seed_everything")}
+    return {key: settings.get(key) for key in IDENTITY} | {"data": data}
 
 
 def of_checkpoint(contents: Settings) -> dict[str, Any]:
@@ -95,6 +96,11 @@ def check_resumed(run: object, contents: Settings, settings: Settings) -> None:
         )
 
 
+def is_of_training_only(difference: str) -> bool:
+    """Whether settings differ in what a run keeps, but a new one that begins with its weights may change."""
+    return difference.startswith(tuple(f"model.init_args.{name}" for name in TRAINING_ONLY))
+
+
 def check_measured(path: str | PathLike[str], contents: Settings, settings: Settings) -> list[str]:
     """Check that a checkpoint is measured as the model that it holds.
 
@@ -113,7 +119,7 @@ def check_measured(path: str | PathLike[str], contents: Settings, settings: Sett
         )
     held.pop("model")
     held.pop("data", None)
-    return [*_data_differences(contents, settings), *differences(held, settings)]
+    return [*data_differences(contents, settings), *differences(held, settings)]
 
 
 def check_held_out(
@@ -140,7 +146,7 @@ def check_held_out(
     for split in splits:
         overlap, total = data.trained_on(before, split), now.images[split]
         if overlap and (now.name == before.name or overlap > _BY_CHANCE * total):
-            why = _why(before, now, _data_differences(contents, settings))
+            why = _why(before, now, data_differences(contents, settings))
             raise UserError(f"{path} was trained on {overlap} of the {total} images of the {split} split: {why}.")
         if overlap:
             return [f"it was trained on images that equal {overlap} of the {total} of the {split} split"]
@@ -184,7 +190,7 @@ def _counts(before: DataIdentity, now: DataIdentity) -> str:
     return f"{now.total} images, {abs(more)} {'more' if more > 0 else 'fewer'} than the {before.total} that there were"
 
 
-def _data_differences(contents: Settings, settings: Settings) -> list[str]:
+def data_differences(contents: Settings, settings: Settings) -> list[str]:
     """How the data that a call names differ from those that a checkpoint names, but for places and resources."""
     held = of_checkpoint(contents)
     if "data" not in held:

@@ -204,8 +204,8 @@ def _configs_first(*parts: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 def hash_of(fit: Sequence[str], folder: Path, then: str) -> str:
     """SHA-256 of what determines a result, in hexadecimal.
 
-    The contents of configs rather than their paths; the options and the seed; encdec's version; the code of plugins,
-    without its comments and docstrings, whose classes are named. Not where the job lies.
+    The contents of configs, and of files of weights, rather than their paths; the options and the seed; encdec's
+    version; the code of plugins, without its comments and docstrings, whose classes are named. Not where the job lies.
 
     Args:
         fit: the arguments of `encdec fit`.
@@ -213,12 +213,19 @@ def hash_of(fit: Sequence[str], folder: Path, then: str) -> str:
         then: what follows the training: `test`, or how a trial is scored.
 
     Raises:
-        UserError: a config is gone, or no YAML.
+        UserError: a config is gone, or no YAML; or a file of weights is gone.
     """
     content, places = [], ("--resume", "--trainer.default_root_dir", folder.as_posix(), "--evaluation.cache_dir")
     args = iter(arg for arg in fit if arg not in (*places, CACHE.as_posix()))
     for arg in args:
-        content.append(_config(Path(expanded(next(args)))) if arg == "--config" else arg)
+        flag, equals, value = arg.partition("=")
+        if flag == "--weights":
+            content += [flag, _weights(value if equals else next(args, ""))]
+        else:
+            content.append(_config(Path(expanded(next(args)))) if arg == "--config" else arg)
+    for config in content:
+        if isinstance(config, dict) and isinstance(config.get("weights"), str):
+            content = [{**one, "weights": _weights(one["weights"])} if one is config else one for one in content]
     names = set(_class_names(content))
     plugins = [_plugin(path, _stamp(path)) for path in sorted(Path("plugins").glob("*.py"))]
     code = [syntax for classes, syntax in plugins if classes & names]
@@ -233,6 +240,18 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}).", 2) from error
     return found.st_mtime_ns, found.st_size
+
+
+def _weights(file: str) -> str:
+    """What stands for a file of weights: SHA-256 of its content."""
+    path = Path(expanded(file))
+    return _digest(path.resolve(), _stamp(path))
+
+
+@cache
+def _digest(path: Path, stamp: tuple[int, int]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _config(path: Path) -> Any:

@@ -238,6 +238,9 @@ def _arguments(path: Path, key: str, value: Any) -> tuple[str, ...]:
             raise wrong(path, key, f"has {flag}, which is set by {_SET_BY_STUDY[flag]}: leave it out")
         if flag in ("--config", "-c"):
             _require_config(path, key, inline if equals else following)
+        if flag == "--weights" and not Path(expanded(file := inline if equals else following)).is_file():
+            raise wrong(path, key, f"names the weights {file!r}, but there is no such file; paths are relative to the "
+                        "working directory")  # fmt: skip
     return args
 
 

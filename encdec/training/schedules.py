@@ -137,7 +137,8 @@ def check(trainer: pl.Trainer, run: RunLength) -> None:
                 "take another schedule, or let it validate.",
                 2,
             )
-        check_length(config.scheduler, "step" if config.interval == "step" else "epoch", run)
+        begun = trainer.global_step > 0
+        check_length(config.scheduler, "step" if config.interval == "step" else "epoch", run, begun)
 
 
 def _validates(trainer: pl.Trainer) -> bool:
@@ -155,8 +156,14 @@ def described(trainer: pl.Trainer) -> list[str]:
     ]
 
 
-def check_length(schedule: LRScheduler, interval: Interval, run: RunLength) -> None:
+def check_length(schedule: LRScheduler, interval: Interval, run: RunLength, begun: bool = False) -> None:
     """Check that a schedule is no longer than the run, and is not over before it where torch would then raise.
+
+    Args:
+        schedule: of the learning rate.
+        interval: what it counts.
+        run: how long the run is.
+        begun: whether the run goes on from a checkpoint, with a schedule that it can't change.
 
     Raises:
         UserError: it is; the sentence says how long the run is.
@@ -188,6 +195,11 @@ def check_length(schedule: LRScheduler, interval: Interval, run: RunLength) -> N
             wrong, remedy = f"over before {where} is", f"set {setting} to {available:.0f}"
         if part is schedule and end > available and end <= others:
             remedy += f", or model.lr_scheduler_interval to {other}"
+        if begun:
+            remedy = (
+                "a run that has begun keeps its schedule, so let it end as it was meant to, and begin a new one with "
+                "its weights: --weights FILE"
+            )
         raise UserError(
             f"model.lr_scheduler: {name} counts {interval}s up to {setting} = {end}, so it is {wrong}: {made}; "
             f"{remedy}.",

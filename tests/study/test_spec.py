@@ -148,6 +148,28 @@ def test_what_is_more_specific_wins_and_configs_come_first(project: Path) -> Non
     assert f"&& encdec test --ckpt_path {job.folder.as_posix()}/lightning_logs/vae/version_0" in job.command
 
 
+def test_the_hash_follows_what_a_file_of_weights_holds(project: Path) -> None:
+    Path("a.ckpt").write_bytes(b"a")
+    Path("b.ckpt").write_bytes(b"a")
+    Path("with.yaml").write_text("weights: a.ckpt\n")
+
+    def hashes(*args: str) -> list[str]:
+        return [job.hash for job in plan.jobs(spec.load(write(project / "w.yaml", paradigms={"vae": [*VAE, *args]})))]
+
+    first, inline, by_config = (
+        hashes("--weights", "a.ckpt"),
+        hashes("--weights=b.ckpt"),
+        hashes("--config", "with.yaml"),
+    )
+    assert first == inline
+    assert len({*first, *by_config, *hashes()}) == 3
+    Path("a.ckpt").write_bytes(b"another")
+    assert hashes("--weights", "a.ckpt") != first
+    assert hashes("--config", "with.yaml") != by_config
+    with pytest.raises(UserError, match=r"names the weights 'c\.ckpt', but there is no such file"):
+        hashes("--weights=c.ckpt")
+
+
 def test_the_hash_follows_what_determines_the_result_and_nothing_else(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
