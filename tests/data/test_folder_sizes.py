@@ -143,7 +143,7 @@ def test_a_large_jpeg_on_its_side_is_not_decoded_too_small(tmp_path: Path) -> No
     ("flags", "network"),
     [
         (("--data.size=null",), "MLP"),
-        (("--data.size=[9,14]",), "Conv"),
+        (("--data.size=[9,14]",), "Residual"),
         (("--data.size=[7,1]", "--model.decoder.channels=[4,3,2]", "--model.encoder.channels=[2,3,4]"), "Conv"),
     ],
 )
