@@ -18,6 +18,7 @@ LAYERS = (
     ("evaluation",),
     ("runs",),
     ("callbacks",),
+    ("api",),
     ("study",),
     ("cli",),
     ("testing", "__main__"),

@@ -1,9 +1,8 @@
 """The one evaluation of all paradigms, after `test`."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -24,32 +23,22 @@ from encdec.data import DataModule
 from encdec.data.fingerprints import fingerprint
 from encdec.evaluation import report
 from encdec.evaluation.context import Advance, Context
-from encdec.evaluation.costs import add_costs
-from encdec.evaluation.features import find_space
 from encdec.evaluation.image_values import ImageValues
-from encdec.evaluation.inference import Inferred, infer
-from encdec.evaluation.latent_space import evaluate_latent
-from encdec.evaluation.likelihood import evaluate_likelihood
 from encdec.evaluation.processes import Processes
-from encdec.evaluation.reconstruction import evaluate_reconstruction
-from encdec.evaluation.references import Cache
 from encdec.evaluation.results import Metrics
-from encdec.evaluation.samplers import Sampler, sample_from, side_by_side
-from encdec.evaluation.samples import evaluate_samples
-from encdec.evaluation.smoothness import add_smoothness
+from encdec.evaluation.samplers import Sampler
 from encdec.evaluation.view import View
+from encdec.evaluation.whole import PARTS, Part, Plan, Stage, evaluate_all
 from encdec.files import expanded
 from encdec.formats import REPORT_FORMAT
 from encdec.paradigms import Paradigm
 from encdec.runs import history
-from encdec.training import decoder_calls
 from encdec.training.split_means import SplitMeans
 from encdec.training.step import callbacks
 from encdec.types import require_positive
 
-Part = Literal["reconstruction", "likelihood", "samples", "latent"]
-Stage = Callable[[str], Advance]
-"""Starts the progress bar of a stage of that name, and gives what advances it."""
+FEATURES = Path("lightning_logs", "features")
+"""Folder for trained classifiers and what real images score, below that of all runs."""
 
 
 class Evaluate(pl.Callback):
@@ -94,7 +83,7 @@ class Evaluate(pl.Callback):
         cache_dir: str | None = None,
         details: bool = False,
     ) -> None:
-        self.parts = ["reconstruction", "likelihood", "samples", "latent"] if parts is None else list(parts)
+        self.parts = [*PARTS] if parts is None else list(parts)
         self.num_images, self.num_samples = num_images, num_samples
         self.posterior_samples, self.prior_samples = posterior_samples, prior_samples
         self.posterior_steps, self.feature_space, self.cache_dir = posterior_steps, feature_space, cache_dir
@@ -103,7 +92,6 @@ class Evaluate(pl.Callback):
         self.config: dict[str, Any] = {}
         self.sampler: Sampler = "model"
         self._history: list[str] = []
-        self._decoder_calls: float | None = None
         self.metrics: Metrics | None = None
         self.written: list[Path] = []
 
@@ -112,7 +100,6 @@ class Evaluate(pl.Callback):
     ) -> None:
         """Remember what the checkpoint's training began from, and what changed on its way."""
         self._history = history.in_checkpoint(checkpoint)
-        self._decoder_calls = decoder_calls.in_checkpoint(checkpoint)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate, show and write."""
@@ -127,9 +114,11 @@ class Evaluate(pl.Callback):
                 pl_module.cpu()  # sums are float64, which Apple's GPUs do not have
             context = self._context(trainer, pl_module, data)
             self.metrics = context.metrics
-            _add_means(trainer, pl_module, context)
+            means = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            add_means(context, means, _of_images(trainer, context))
             prints = {name: fingerprint(images) for name, images in data.splits.items()}
-            inferred, space = self._run(trainer, context, prints)
+            with _progress(trainer) as stage:
+                inferred, space = evaluate_all(context, self._plan(trainer, pl_module), prints, stage)
         if trainer.is_global_zero:
             print_answers(self.metrics)
             if self.details:
@@ -142,7 +131,7 @@ class Evaluate(pl.Callback):
             settings = {name: getattr(self, name) for name in inspect.signature(Evaluate).parameters}
             metrics = report.metrics_as_dict(self.metrics)
             found |= {"has_encoder": context.view.has_encoder, "reads_labels": context.view.reads_labels}
-            found |= {"feature_space": space, "settings": settings, "config": self.config, "metrics": metrics}
+            found |= {"feature_space": space or "", "settings": settings, "config": self.config, "metrics": metrics}
             if self.sampler != "model":
                 settings["sampler"] = self.sampler
             found["history"] = self._history
@@ -173,42 +162,9 @@ class Evaluate(pl.Callback):
             processes=processes_of(trainer),
         )
 
-    def _run(self, trainer: pl.Trainer, context: Context, prints: dict[str, str]) -> tuple[Inferred, str]:
-        """Run the parts; what was inferred about the test images, and where samples were compared."""
-        inferred, space, parts = Inferred(), None, set(self.parts)
-        with _progress(trainer) as stage:
-
-            def starting(name: str) -> Context:
-                return replace(context, advance=stage(name))
-
-            if self.sampler != "model":
-                sample_from(starting("sampler: latents of training images"), self.sampler)
-            folder = Path(expanded(self.cache_dir or Path(trainer.default_root_dir, "lightning_logs", "features")))
-            if "samples" in parts:  # first, because it may have to say that what was asked for is not at hand
-                space = find_space(starting("feature space"), self.feature_space, folder, prints["train"])
-            if not context.view.is_latent:
-                name = type(context.view.paradigm).__name__
-                for part in sorted(parts & {"reconstruction", "likelihood"}):
-                    context.metrics.undefined[part] = f"{name} makes images of noise, without latents or p(x|z)"
-                parts -= {"reconstruction", "likelihood"}
-            if context.view.is_latent and parts - {"samples"}:
-                fit = bool(parts & {"reconstruction", "likelihood"})
-                inferred = infer(starting("latents and posteriors of images"), fit)
-            if "reconstruction" in parts:
-                evaluate_reconstruction(starting("reconstruction"), inferred)
-            if "likelihood" in parts:
-                evaluate_likelihood(starting("likelihood"), inferred)
-            if "latent" in parts and context.view.is_latent:
-                evaluate_latent(starting("latent space"), inferred)
-            elif "latent" in parts:
-                add_smoothness(starting("smoothness"))
-            if space is not None:
-                is_own = self.sampler == "model"
-                samplers = side_by_side(starting("samplers: latents of training images")) if is_own else {}
-                cache = Cache(folder, prints["train"][:16] + prints["test"][:16])
-                evaluate_samples(starting("samples"), space, samplers, cache)
-            add_costs(starting("costs"), self._decoder_calls)
-        return inferred, "" if space is None else space.description
+    def _plan(self, trainer: pl.Trainer, paradigm: Paradigm) -> Plan:
+        folder = expanded(self.cache_dir or Path(trainer.default_root_dir, FEATURES))
+        return Plan(self.parts, self.feature_space, Path(folder), self.sampler, paradigm.decoder_calls)
 
     def _log(self, trainer: pl.Trainer, paradigm: Paradigm) -> None:
         assert self.metrics is not None, "they are there after a test"
@@ -219,12 +175,17 @@ class Evaluate(pl.Callback):
             logger.log_metrics(new, step=paradigm.loaded_step)
 
 
-def _add_means(trainer: pl.Trainer, paradigm: Paradigm, context: Context) -> None:
-    """The means over the split that Lightning's test loop has logged, with their floors."""
-    means = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    of_images = _of_images(trainer, context)
+def add_means(context: Context, means: Mapping[str, float], of_images: Mapping[str, ImageValues]) -> None:
+    """Add the means of the objective's terms over the split, with their floors.
+
+    Args:
+        context: the evaluation.
+        means: by name: `test/mse`; others than of the test split are left out.
+        of_images: the values of images that such means are of: `mse`.
+    """
+    means = {name: value for name, value in means.items() if name.startswith("test/")}
     for name, value in means.items():
-        baseline = reference(name, means, paradigm.conditioning)
+        baseline = reference(name, dict(means), context.view.paradigm.conditioning)
         short = name.removeprefix("test/")
         context.metrics.add(
             short,
@@ -266,13 +227,14 @@ def processes_of(trainer: pl.Trainer) -> Processes:
     return Processes(trainer.global_rank, trainer.world_size, all_gather)
 
 
-@contextmanager
-def _progress(trainer: pl.Trainer) -> Iterator[Stage]:
+def _progress(trainer: pl.Trainer) -> AbstractContextManager[Stage]:
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-    if isinstance(trainer.progress_bar_callback, PlainProgress):
-        with plain_stages(shown) as stage:
-            yield stage
-        return
+    return plain_stages(shown) if isinstance(trainer.progress_bar_callback, PlainProgress) else shown_stages(shown)
+
+
+@contextmanager
+def shown_stages(shown: bool) -> Iterator[Stage]:
+    """Within, each stage of an evaluation has a progress bar."""
     columns = TextColumn("{task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, disable=not shown) as bar:
 

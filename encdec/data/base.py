@@ -1,18 +1,23 @@
 """What every data module shares: splits, their loaders and resuming."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
+import encdec
 from encdec.data import checks, summary
 from encdec.data.images import BLOCK, Images, random_split
 from encdec.data.loader import Cursor, Loader
 from encdec.data.order import Order
 from encdec.types import Drawing, Shape, UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class DataModule(pl.LightningDataModule, ABC):
@@ -38,6 +43,8 @@ class DataModule(pl.LightningDataModule, ABC):
     """Settings that say where the images lie: the same images in another place are the same data."""
     resources: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how fast images are read and what memory they take, and no result."""
+    predicted: tuple[str, ...] = ()
+    """Names of the images that are predicted, in their order, where `predict` is to list them."""
 
     def __init__(
         self,
@@ -69,6 +76,21 @@ class DataModule(pl.LightningDataModule, ABC):
         return summary.of_data(self)
 
     __str__ = __repr__
+
+    def show(
+        self,
+        num_images: int = 32,
+        split: Literal["train", "val", "test"] = "train",
+        file: str | os.PathLike[str] | None = None,
+    ) -> "Image.Image":
+        """A grid of images, some of each class; see `encdec.show`.
+
+        Raises:
+            UserError: there is no such split, or the images can't be loaded.
+        """
+        if split not in self.splits:
+            raise UserError(f"{type(self).__name__}: split is {split!r}, but it must be one of train, val and test.")
+        return encdec.show(self.splits[split], num_images=num_images, file=file)
 
     @abstractmethod
     def load(self) -> tuple[Images, Images] | tuple[Images, Images, Images]:
@@ -196,7 +218,8 @@ class DataModule(pl.LightningDataModule, ABC):
         return self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
 
     @property
-    def _evaluation_batch_size(self) -> int:
+    def evaluation_batch_size(self) -> int:
+        """Images of a batch on each process in validations and tests."""
         if self._overfits:  # it counts the batches of both splits
             return self.batch_size
         # larger ones take less time for an image; a network that can be trained has memory for as few pixels as these
@@ -210,6 +233,6 @@ class DataModule(pl.LightningDataModule, ABC):
     def _loader(self, split: str, **order: Any) -> Loader:
         if self.trainer is None:
             return Loader(self.splits[split], self.batch_size, 0, 1, split=split, **order)
-        batch_size = self.batch_size if split == "train" else self._evaluation_batch_size
+        batch_size = self.batch_size if split == "train" else self.evaluation_batch_size
         rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
         return Loader(self.splits[split], batch_size, rank, processes, device=device, split=split, **order)

@@ -41,6 +41,8 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 def comparison(rows: Sequence[Tensor], columns: int) -> Tensor:
     """Inputs above what was made of them: each (N, C, H, W) -> (3, H', W'), one group of rows per `columns` images."""
+    padding = torch.full((-len(rows[0]) % columns, 3, *rows[0].shape[2:]), _GREY)  # so that each stays below its own
+    rows = [torch.cat([as_rgb(row), padding]) for row in rows]
     groups = [torch.cat([row[i : i + columns] for row in rows]) for i in range(0, len(rows[0]), columns)]
     return grid(torch.cat(groups), columns)
 
@@ -90,11 +92,16 @@ def thumbnails(images: Tensor) -> Tensor:
     return F.pad(as_rgb(images), (left, side - width - left, top, side - height - top), value=_GREY)
 
 
+def as_picture(image: Tensor) -> Image.Image:
+    """An image (3, H, W) in [0, 1] as Pillow's, which notebooks show."""
+    pixels = image.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
+    return Image.fromarray(pixels.numpy())
+
+
 def as_png(image: Tensor) -> bytes:
     """An image (3, H, W) in [0, 1] as the content of a PNG file."""
-    pixels = image.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
     content = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(content, format="PNG")
+    as_picture(image).save(content, format="PNG")
     return content.getvalue()
 
 

@@ -6,6 +6,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from encdec.evaluation.image_values import ImageValues
+from encdec.types import UserError
+
+
+class NoMetricError(UserError, KeyError):
+    """An evaluation has no metric of a name."""
+
+    __str__ = Exception.__str__  # a KeyError shows its sentence in quotes
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,14 @@ class Metric:
     reference: float | None = None
     reference_name: str = ""
 
+    def __str__(self) -> str:
+        """Value, standard error, what to compare it with, and unit, in a line."""
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        beside = "" if self.reference is None else f" ({self.reference_name}: {self.reference:.5g})"
+        return f"{self.value:.5g}{error}{beside}, {self.unit}"
 
-@dataclass
+
+@dataclass(repr=False)
 class Metrics:
     """The metrics of an evaluation by name, and sentences about them.
 
@@ -42,6 +55,26 @@ class Metrics:
     undefined: dict[str, str] = field(default_factory=dict)
     doubtful: dict[str, str] = field(default_factory=dict)
     images: dict[str, ImageValues] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        """A line for each metric, also for those that are not defined."""
+        undefined = (f"{name}: not defined here, {why}" for name, why in self.undefined.items())
+        return "\n".join([*(f"{name}: {metric}" for name, metric in self.values.items()), *undefined])
+
+    def __getitem__(self, name: str) -> Metric:
+        """A metric by its name.
+
+        Raises:
+            UserError: there is none of this name; the sentence says why, where it is known.
+        """
+        if name not in self.values:
+            why = self.undefined.get(name, f"the metrics are {', '.join(self.values)}")
+            raise NoMetricError(f"there is no metric {name!r}: {why}")
+        return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a metric of this name."""
+        return name in self.values
 
     def add(
         self,

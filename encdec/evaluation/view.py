@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from encdec.objectives.noise import normal
@@ -36,7 +35,7 @@ class View:
     def __init__(self, paradigm: Paradigm) -> None:
         self.paradigm = paradigm
         self.device = paradigm.device
-        self.reads_labels = self._reads_labels()
+        self.reads_labels = paradigm.reads_labels
 
     @property
     def is_latent(self) -> bool:
@@ -114,12 +113,3 @@ class View:
 
     def _as_weights(self, batch: Batch) -> Batch:
         return batch._replace(x=batch.x.to(self.paradigm.weights_dtype))
-
-    @torch.no_grad()
-    def _reads_labels(self) -> bool:
-        """Whether the label changes what is generated; where not, latents are decoded once for all labels."""
-        if self.paradigm.num_classes == 1:
-            return False
-        e = self.noise(DRAWS["labels"], torch.arange(4))
-        y = torch.zeros(4, dtype=torch.int64, device=self.device)
-        return not torch.equal(self.images(e, y), self.images(e, y + 1))

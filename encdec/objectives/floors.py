@@ -151,10 +151,20 @@ class Floors:
         components: how many.
     """
 
-    mse: Mapping[Conditioning, float]
-    bce: Mapping[Conditioning, float]
+    mse: Mapping[str, float]
+    bce: Mapping[str, float]
     pca_mse: float | None = None
     components: int = 0
+
+    def __str__(self) -> str:
+        """A line for each output that has a floor."""
+        lines = []
+        for of, name in FLOOR_NAMES.items():
+            mse = "" if of is Conditioning.IMAGE else f"MSE {self.mse[of]:.5g} per pixel, "
+            lines.append(f"{name:<16}{mse}BCE {self.bce[of]:.5g} nats per image")
+        if self.pca_mse is not None and self.components:
+            lines.append(f"{f'PCA-{self.components}':<16}MSE {self.pca_mse:.5g} per pixel")
+        return "\n".join(lines)
 
     @classmethod
     def of(cls, train: Moments, split: Moments) -> Self:
@@ -165,7 +175,8 @@ class Floors:
         counts, n, dim = split.counts, split.counts.sum(), train.means.shape[1]
         class_means = torch.where(train.counts[:, None] > 0, train.means, train.mean)
         outputs = {Conditioning.NONE: train.mean.expand_as(class_means), Conditioning.LABEL: class_means}
-        mse, bce = {Conditioning.IMAGE: 0.0}, {Conditioning.IMAGE: split.entropy}
+        mse: dict[str, float] = {Conditioning.IMAGE: 0.0}
+        bce: dict[str, float] = {Conditioning.IMAGE: split.entropy}
         for conditioning, output in outputs.items():
             cross = (output * output - 2 * output * split.means).sum(1)
             squares = split.square + float(counts @ cross / n)

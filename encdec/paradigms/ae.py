@@ -9,6 +9,7 @@ from encdec.networks import DecoderCallable, EncoderCallable, MLPDecoder, MLPEnc
 from encdec.objectives.losses import pixel_squared_error
 from encdec.objectives.priors import FittedGaussian
 from encdec.paradigms.latent import ExPostCallable, LatentVariable
+from encdec.paradigms.use import takes_images
 from encdec.types import Batch, Conditioning, Losses
 
 
@@ -60,6 +61,7 @@ class AE(LatentVariable):
         others = {"zeros": of_zeros.clone()}  # a compiled decoder may write its next output into the same memory
         return Losses(loss, logits=self.decode(self.encode(batch), batch.y), others=others)
 
+    @takes_images
     def encode(self, batch: Batch) -> Tensor:
         """g(x)."""
         return self.encoder(batch.x)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, final
 
 import lightning.pytorch as pl
 import torch
@@ -16,11 +16,13 @@ from encdec.objectives.noise import Noise
 from encdec.paradigms.hparams import make_loadable
 from encdec.paradigms.overrides import refuse_overrides
 from encdec.paradigms.protocols import reconstructed
+from encdec.paradigms.use import Usable
 from encdec.training import contract, schedules
-from encdec.training.decoder_calls import DecoderCalls
+from encdec.training.decoder_calls import DecoderCalls, in_checkpoint
 from encdec.training.ex_post import FitExPost
 from encdec.training.finite import FiniteWeights
 from encdec.training.images import TrainingImages
+from encdec.training.plain import PlainBatches
 from encdec.training.progress import TrainingCurve
 from encdec.training.provenance import Provenance
 from encdec.training.split_means import SplitMeans
@@ -28,7 +30,7 @@ from encdec.training.step import Player, Steps
 from encdec.types import Batch, Conditioning, Losses, Shape, checked_losses, require_positive
 
 
-class Paradigm(Copyable, pl.LightningModule, ABC):
+class Paradigm(Copyable, Usable, ABC):
     """A way to train a generative model: write `losses`, `generate` and `noise_dim`, inherit the rest.
 
     It may also write `players`, `before_epoch`, `after_step`, and `encode`, `posterior`, `codes` (see
@@ -80,6 +82,7 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         self._optimizer, self._rates = optimizer, (lr_scheduler, lr_scheduler_interval)
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
+        self.decoder_calls: float | None = None  # of its training, if it counted them
         self.save_hyperparameters(logger=False)
         self.not_rebuildable = make_loadable(self)
         require_positive(self, "num_classes", "num_train")
@@ -107,18 +110,6 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     # ------------------------------------------------------------------ what a paradigm and its users call
 
     @final
-    @torch.no_grad()
-    def sample(self, y: Tensor, noise: Tensor | None = None) -> Tensor:
-        """One image for each label: (B,) -> (B, C, H, W), pixel means in [0, 1].
-
-        Args:
-            y: labels, int64; a paradigm without labels reads only how many there are.
-            noise: standard normal, (B, noise_dim); drawn from torch's global generator if None.
-        """
-        noise = torch.randn(len(y), self.noise_dim, device=y.device) if noise is None else noise
-        return self.generate(noise.to(self.weights_dtype), y)
-
-    @final
     def noise(self, index: Tensor, dim: int) -> Tensor:
         """Standard normal noise for the images at `index`: (B,) -> (B, dim); see `encdec.objectives.noise.Noise`."""
         return self.randomness.of_images(index, dim, self.training).to(self.weights_dtype)
@@ -127,11 +118,6 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
     def shared_noise(self, count: int, dim: int) -> Tensor:
         """Standard normal noise, (count, dim), the same for all images of a batch and on all processes."""
         return self.randomness.shared(count, dim, self.device, self.training).to(self.weights_dtype)
-
-    @property
-    def weights_dtype(self) -> torch.dtype:
-        """The type of the weights, and so of latent codes."""
-        return cast(torch.dtype, self.dtype)
 
     @property
     def gradient_scale(self) -> float:
@@ -152,15 +138,16 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy holds: not the training that this one is in."""
-        return super().__getstate__() | dict.fromkeys(("_curve", "_means", "_steps"))
+        return super().__getstate__() | dict.fromkeys(("_curve", "_means", "_plain", "_steps"))
 
     def configure_callbacks(self) -> Sequence[pl.Callback]:
         """The parts of a training that no paradigm has to know, so that any `Trainer` has them without asking."""
         self._curve, self._means = TrainingCurve(self), SplitMeans(self)
-        self._steps = Steps(self, self._curve)
+        self._steps, self._plain = Steps(self, self._curve), PlainBatches(self)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._steps.take_over(self.trainer)
-        return [self._steps, self._curve, FitExPost(), self._means, FiniteWeights(), Provenance(self), DecoderCalls()]
+        others = FitExPost(), self._means, FiniteWeights(), Provenance(self), DecoderCalls(), self._plain
+        return [self._steps, self._curve, *others]
 
     def configure_optimizers(self) -> Any:
         """An optimizer for each player, each with a scheduler if there is one.
@@ -174,27 +161,33 @@ class Paradigm(Copyable, pl.LightningModule, ABC):
         return made[0] if len(made) == 1 else made
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which step is measured."""
+        """Remember which step is measured, and what its training cost."""
         self.loaded_step = checkpoint["global_step"]
+        self.decoder_calls = in_checkpoint(checkpoint)
 
     def setup(self, stage: str) -> None:
         """Convert the weights to the precision of the run."""
         self.loaded_step = 0
+        if stage == "fit":
+            self.decoder_calls = None
         # Lightning restores weights before it converts them, and double precision would lose its digits
         self.trainer.precision_plugin.convert_module(self)
 
     def training_step(self, batch: Batch | Iterable[Batch], batch_idx: int) -> Tensor:
         """Train on a batch or several; see `encdec.training.step`."""
-        return self._steps.run(self.trainer, batch)
+        return self._steps.run(self.trainer, self._plain.of("train", batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch."""
-        self._means.measure(batch)
+        self._means.measure(self._plain.of("val", batch))
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch."""
+        self._means.measure(self._plain.of("test", batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:
         """The latent codes `z` and the `reconstruction` of a batch, None where images have no codes; and the batch."""
+        batch = batch if isinstance(batch, Batch) else self._plain.of("predict", batch)
         self.randomness.restart()
         z, reconstruction = reconstructed(self, batch)
         return {"x": batch.x, "y": batch.y, "index": batch.index, "z": z, "reconstruction": reconstruction}

@@ -8,6 +8,7 @@ from encdec.networks import DecoderCallable, MLPDecoder
 from encdec.objectives.noise import normal
 from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.paradigms.latent import LatentVariable
+from encdec.paradigms.use import takes_images
 from encdec.types import Batch, Conditioning, Losses, UserError, require_positive
 
 _FIXED = 1  # which draw of `normal` the fixed latents are; those of evaluations are negative
@@ -83,6 +84,7 @@ class EncoderlessVAE(LatentVariable):
         """The fixed latents of training images."""
         return normal(self.seed, _FIXED, batch.index, self.latent_dim).to(self.weights_dtype)
 
+    @takes_images
     def encode(self, batch: Batch) -> Tensor:
         """For K > 1, the most likely of K latents from the prior: inference by search."""
         latents = self.shared_noise(self.num_prior_samples, self.latent_dim)

@@ -12,8 +12,7 @@ from encdec.objectives.losses import pixel_means
 from encdec.objectives.observations import Observation
 from encdec.objectives.priors import DiagonalGaussian, FittedPrior, Prior, StandardNormal
 from encdec.paradigms.base import Paradigm
-from encdec.paradigms.protocols import encodes
-from encdec.types import Batch, Losses, UserError, require_positive
+from encdec.types import Batch, Losses, require_positive
 
 ExPostCallable = Callable[[int], FittedPrior]
 """Makes a density for latents of a size, to be fitted to those of the training images."""
@@ -76,15 +75,3 @@ class LatentVariable(Paradigm):
     def generate(self, noise: Tensor, y: Tensor) -> Tensor:
         """See `Paradigm.generate`."""
         return pixel_means(self.decode(self.sampled.sample(noise), y))
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        """The decodings of a batch's latent codes, pixel means in [0, 1], (B, C, H, W).
-
-        Raises:
-            UserError: images have no codes.
-        """
-        self.randomness.restart()
-        if not encodes(self):
-            raise UserError(f"{type(self).__name__} has no latent codes of images, so it can't reconstruct any.")
-        return pixel_means(self.decode(self.encode(batch), batch.y))

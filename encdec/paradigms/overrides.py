@@ -14,7 +14,7 @@ def refuse_overrides(cls: type) -> None:
         UserError: it overrides something that is final.
     """
     owners = {name: next(base for base in cls.__mro__ if name in vars(base)) for name in FINAL}
-    ours = ("encdec.paradigms.base", "lightning.", "torch.")
+    ours = ("encdec.paradigms.base", "encdec.paradigms.use", "lightning.", "torch.")
     if overridden := sorted(name for name, owner in owners.items() if not owner.__module__.startswith(ours)):
         raise UserError(
             f"{cls.__name__} overrides {', '.join(overridden)}, which belongs to encdec: write `losses`, and `players` "

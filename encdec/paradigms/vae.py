@@ -9,6 +9,7 @@ from encdec.objectives.losses import free_bits_kl
 from encdec.objectives.observations import Bernoulli, ObservationCallable
 from encdec.objectives.priors import DiagonalGaussian
 from encdec.paradigms.latent import LatentVariable
+from encdec.paradigms.use import takes_images
 from encdec.paradigms.warm_up import kl_weight
 from encdec.types import Batch, Losses, require_not_negative
 
@@ -77,6 +78,7 @@ class VAE(LatentVariable):
         """q(z|x)."""
         return DiagonalGaussian(*self.encoder(batch.x).chunk(2, dim=1))
 
+    @takes_images
     def encode(self, batch: Batch) -> Tensor:
         """The mean of q(z|x)."""
         return self.posterior(batch).mean

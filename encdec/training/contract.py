@@ -67,15 +67,20 @@ def _check_players(name: str, paradigm: "Paradigm") -> None:
         )
 
 
-def check_data(paradigm: "Paradigm", data: object) -> None:
-    """Check that a model was made for the data that it is to be trained on, and for the way in which they are drawn.
+def check_data(paradigm: "Paradigm", data: object, use: str = "trained") -> None:
+    """Check that a model was made for the data that it is used on, and for the way in which they are drawn.
+
+    Args:
+        paradigm: the model.
+        data: any object; only data modules are looked at.
+        use: what is done with the model, for the errors.
 
     Raises:
         UserError: it was made for others.
     """
     if not isinstance(data, DataModule):
         return
-    name, made_for = type(paradigm).__name__, f"it is trained on {type(data).__name__}, where it is"
+    name, made_for = type(paradigm).__name__, f"it is {use} on {type(data).__name__}, where it is"
     if paradigm.image_shape != data.image_shape:
         raise UserError(f"{name} was made with image_shape {paradigm.image_shape}, but {made_for} {data.image_shape}.")
     if paradigm.num_classes not in (1, data.num_classes):

@@ -48,6 +48,9 @@ class DecoderCalls(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End with the first epoch."""
         self._see(trainer)
+        if self._is_whole and self._decoded and self._images and hasattr(pl_module, "decoder_calls"):
+            model: Any = pl_module
+            model.decoder_calls = self._decoded / self._images
         self._remove()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

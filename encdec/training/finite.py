@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec.types import UserError
@@ -16,7 +15,9 @@ class NotFiniteError(UserError):
     """Training made a loss or weights that are not finite."""
 
 
-def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stage: str, where: str) -> None:
+def require_finite(
+    module: pl.LightningModule, means: Mapping[str, Tensor], stage: str, where: str, fitting: bool = True
+) -> None:
     """Check the means of some terms.
 
     Args:
@@ -24,6 +25,7 @@ def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stag
         means: by name; a tensor of several numbers stands for its mean.
         stage: `training`, `validation` or `test`.
         where: the step or steps, for the error.
+        fitting: whether they are measured in a training.
 
     Raises:
         UserError: one is not finite; the sentence names the term that made the loss so, if there is one; in a training
@@ -37,7 +39,7 @@ def require_finite(module: pl.LightningModule, means: Mapping[str, Tensor], stag
     if not names:
         return
     found = f"{type(module).__name__}: the {stage} {names[0]} is {values[names[0]]}"
-    if module.trainer.state.fn != TrainerFn.FITTING:
+    if not fitting:
         raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
     raise NotFiniteError(
         f"{found} at {where}, so the run is stopped; its checkpoints are from before. "

@@ -1,5 +1,6 @@
 """Exact means over a split of what is measured in validations and tests."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -53,6 +54,10 @@ class SplitMeans(pl.Callback):
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start new sums, and keep what they are of."""
+        self.begin_test()
+
+    def begin_test(self) -> None:
+        """Start new sums, and keep what they are of."""
         self._sums.reset()
         self._of_images = []
 
@@ -75,18 +80,43 @@ class SplitMeans(pl.Callback):
         self._log(trainer, "test")
 
     def _log(self, trainer: pl.Trainer, stage: str) -> dict[str, Tensor]:
-        means = self._sums.compute(lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"))
-        named = "validation" if stage == "val" else stage
-        require_finite(self._paradigm, means, named, f"step {trainer.global_step}")
+        fitting = trainer.state.fn == TrainerFn.FITTING
+
+        def summed(tensor: Tensor) -> Tensor:
+            total: Tensor = trainer.strategy.reduce(tensor, reduce_op="sum")
+            return total
+
+        values = self.values(stage, summed, f"step {trainer.global_step}", fitting)
+        log_measured(trainer, values, with_epoch=True)
+        return values
+
+    def values(
+        self,
+        stage: str,
+        reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        where: str = "",
+        fitting: bool = False,
+    ) -> dict[str, Tensor]:
+        """The means and their floors by name, as `val/mse`.
+
+        Args:
+            stage: `val` or `test`.
+            reduce: adds a tensor up over all processes.
+            where: the step, for the error.
+            fitting: whether they are measured in a training.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        means = self._sums.compute(reduce)
+        require_finite(self._paradigm, means, "validation" if stage == "val" else stage, where, fitting)
         means |= {
             name: torch.tensor(value)
             for name, value in self._paradigm.baselines(
                 stage, {name: mean.item() for name, mean in means.items()}
             ).items()
         }
-        values = {f"{stage}/{name}": value.float() for name, value in means.items()}
-        log_measured(trainer, values, with_epoch=True)
-        return values
+        return {f"{stage}/{name}": value.float() for name, value in means.items()}
 
 
 def log_measured(trainer: pl.Trainer, values: dict[str, Tensor], with_epoch: bool = False) -> None:

@@ -34,13 +34,14 @@ from tests.conftest import RunCLI, events
     ],
 )  # fmt: skip
 def test_verdicts_in_plain_words(mse: float, conditioning: Conditioning, words: str) -> None:
-    units = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
+    units: dict[str, float] = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
     assert Floors(units, units, pca_mse=0.2, components=8).verdict(mse, conditioning) == words
 
 
 def test_a_decoder_that_is_told_the_image_has_a_baseline_in_place_of_a_floor_of_zero() -> None:
-    units = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
-    found = Floors(units, {Conditioning.NONE: 40.0, Conditioning.LABEL: 30.0, Conditioning.IMAGE: 20.0}, 0.2, 8)
+    units: dict[str, float] = {Conditioning.NONE: 1.0, Conditioning.LABEL: 0.6, Conditioning.IMAGE: 0.0}
+    nats: dict[str, float] = {Conditioning.NONE: 40.0, Conditioning.LABEL: 30.0, Conditioning.IMAGE: 20.0}
+    found = Floors(units, nats, 0.2, 8)
     beside = found.beside({"mse": 0.15, "bce": 25.0}, {"": Conditioning.IMAGE})
     assert beside == pytest.approx(
         {"mse_mean_image": 1.0, "explained_variance": 0.85, "bce_floor": 20.0, "bce_gap": 5.0, "mse_pca": 0.2}

@@ -108,7 +108,7 @@ def test_conditional_decoder_sees_the_label_and_the_noise(batch: Batch) -> None:
     assert not torch.equal(zero, one)
     assert not torch.equal(decoder.sample(torch.tensor([0, 1]), noise + 1)[0], zero)
     assert not encodes(decoder)
-    with pytest.raises(UserError, match="ConditionalDecoder has no latent codes"):
+    with pytest.raises(UserError, match="ConditionalDecoder has no latents"):
         decoder.reconstruct(batch)
 
 
@@ -158,7 +158,7 @@ def test_encoderless_vae_with_one_latent_is_the_bce_of_a_random_decoding(batch: 
     torch.testing.assert_close(found.loss, bernoulli_nll(found.logits, batch.x))
     assert model.conditioning is Conditioning.NONE
     assert not encodes(model)
-    with pytest.raises(UserError, match="EncoderlessVAE has no latent codes"):
+    with pytest.raises(UserError, match="EncoderlessVAE has no latents"):
         model.reconstruct(batch)
 
 
@@ -179,8 +179,8 @@ def test_encoderless_vae_bound_against_the_definition(batch: Batch, count: int) 
     torch.testing.assert_close(values.logits, best)
     torch.testing.assert_close(values.terms["bce"], bernoulli_nll(best, batch.x))
     assert model.conditioning is Conditioning.IMAGE
-    assert encodes(model)
     torch.testing.assert_close(model.reconstruct(batch), best.sigmoid())
+    assert encodes(model)
 
 
 def test_a_larger_k_is_a_tighter_bound(batch: Batch) -> None:

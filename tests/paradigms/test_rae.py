@@ -86,7 +86,7 @@ def test_a_penalty_of_the_decoder_is_counted_once_for_each_image() -> None:
     assert len(weights) == 2
     norm = sum(float(weight.detach().square().sum()) for weight in weights)
     losses = model.losses(images)
-    z = model.encode(images)  # type: ignore[operator]
+    z = model.encode(images)
     error = (model.reconstruct(images) - images.x).square().sum((1, 2, 3))
     torch.testing.assert_close(losses.loss, error + 0.25 * z.square().sum(1) + 0.25 * norm)
     alone = model.losses(images.rows(slice(3, 4)))

@@ -33,7 +33,7 @@ def test_the_loss_is_of_the_set() -> None:
     model.eval()
     losses = model.measured_losses(images)
     assert losses.loss.shape == losses.terms["mmd"].shape == ()
-    z = model.encode(images)  # type: ignore[operator]
+    z = model.encode(images)
     error = (model.reconstruct(images) - images.x).square().sum((1, 2, 3)).mean()
     torch.testing.assert_close(losses.loss, error + 7 * losses.terms["mmd"])
     # against other draws from the prior: equal within the spread of such draws
@@ -53,7 +53,7 @@ def test_latents_of_held_out_images_become_the_prior_s() -> None:
             small_trainer(max_epochs=40).fit(model, Digits(batch_size=128))
         model.eval()
         with torch.no_grad():
-            z = model.encode(held_out())  # type: ignore[operator]
+            z = model.encode(held_out())
         kernel = inverse_multiquadratic(2 * 4.0)
         mmd = torch.stack([unbiased_mmd(z, torch.randn(300, 4), kernel) for _ in range(20)]).mean()
         found[weight] = float(mmd), float(z.mean(0).norm()), z.std(0)
