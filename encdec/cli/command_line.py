@@ -30,7 +30,17 @@ from encdec.callbacks import (
     report_nothing_written,
     report_split,
 )
-from encdec.cli import arguments, beginning, endings, export_command, process, run_config, settings, trainer_flags
+from encdec.cli import (
+    arguments,
+    beginning,
+    endings,
+    export_command,
+    new_pictures,
+    process,
+    run_config,
+    settings,
+    trainer_flags,
+)
 from encdec.cli.commands import COMMANDS, answer
 from encdec.cli.constructors import Constructors
 from encdec.cli.parser import Parser
@@ -120,15 +130,16 @@ class CLI(LightningCLI):
         if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
-        resume = self._settings.pop("resume", False)  # these are of a call, not of a run
+        self._resume = resume = self._settings.pop("resume", False)  # these are of a call, not of a run
         self._settings.pop("ckpt_path", None)
         self._sampler = self._settings.pop("sampler", "model")
-        self._resume = resume
         if self._command == "fit":
             beginning.pin_weights(self._settings)
         self._start = beginning.find(self._command, config, resume, self._settings)
+        self._is_new = self._command == "predict" and new_pictures.take(config, self._start.contents)
         if self._start.checkpoint is not None:
-            self._differing = beginning.check(self._command, self._start, self._settings)
+            differing = beginning.check(self._command, self._start, self._settings)
+            self._differing = [text for text in differing if not (self._is_new and text.startswith("data."))]
             checkpoints.check_described(self._settings["model"], self._start.contents, self._start.checkpoint)
         self._find_weights()
 
@@ -137,15 +148,15 @@ class CLI(LightningCLI):
         check_sampler(self.model, self._sampler)
         if self._start.checkpoint is not None:
             path, contents = self._start.checkpoint, self._start.contents
-            if self._start.folder.existing is None or self._command != "fit":
+            if self._is_new:
+                new_pictures.check(self.model, self._sampler)
+            elif self._start.folder.existing is None or self._command != "fit":
                 splits = {"fit": ("val", "test"), "validate": ("val",)}.get(self._command, ("test",))
                 changed = identity.check_held_out(path, contents, self._data, self._settings, *splits)
                 self._differing += changed
                 self.datamodule.starts_over = bool(changed)
             checkpoints.check_fits(self.model, contents, path)
-            command = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
-            stage = command.get(self._command, TrainerFn.PREDICTING)
-            training_state.check(contents, path, self.trainer, self.model, self.datamodule, stage)
+            training_state.check(contents, path, self.trainer, self.model, self.datamodule, TrainerFn(self._command))
             if self._differing:
                 say(f"{path} was made otherwise: {'; '.join(self._differing)}.")
         if self._weights is not None:
@@ -364,6 +375,4 @@ def _save(trainer: pl.Trainer) -> None:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
+    return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -100,21 +100,11 @@ class ImageFolder(DataModule):
         self.path, self.mode, self.labels = expanded(path), mode, labels
         self.size = None if sides is None else (sides[0], sides[1])
         self.max_memory_gb, self.num_workers, self.skip_damaged = max_memory_gb, num_workers, skip_damaged
+        self._rows: dict[str, Tensor] = {}  # which pictures of each split are not left out
 
     def load(self) -> tuple[Images, Images] | tuple[Images, Images, Images]:
         """See `DataModule.load`."""
-        root = Path(self.path)
-        if not os.path.isdir(root):
-            raise UserError(f"ImageFolder: {self.path!r} is not a folder: set data.path to a folder of pictures.")
-        listing = Listing(by_class=self.labels == "folders")
-        scanned = listing.splits(root)
-        if "all" not in scanned:
-            unread = listing.unread(root)
-            if unread:
-                say(f"ImageFolder: beside the splits in {root}, these are not read: {unread}.")
-        left_out = listing.left_out()
-        if left_out:
-            say(f"ImageFolder: left out {left_out}, whose endings are not those of pictures that are read.")
+        scanned = self._scan(by_class=self.labels == "folders")
         main = scanned.get("all") or scanned["train"]
         refuse_empty_classes(main.root, main.labels, main.classes)
         for name in filter(is_split, scanned["all"].classes if "all" in scanned else ()):
@@ -127,6 +117,35 @@ class ImageFolder(DataModule):
             return pictures["train"], pictures["test"]
         say(f"ImageFolder: {scanned['val'].root} is the validation split, so data.val_fraction has no effect.")
         return pictures["train"], pictures["val"], pictures["test"]
+
+    def all_pictures(self) -> tuple[Images, tuple[str, ...]]:
+        """All pictures below the folder, without splits and classes; and their files, as paths in it.
+
+        Raises:
+            UserError: there are none, some can't be used, or they are in splits.
+        """
+        scanned = self._scan(by_class=False)
+        if "all" not in scanned:
+            raise UserError(f"ImageFolder: {self.path} has the folders {', '.join(scanned)}: name one of them.", 2)
+        images = self._place(scanned)["all"]
+        rows = self._rows["all"].tolist()
+        return images, tuple(scanned["all"].paths[row].relative_to(self.path).as_posix() for row in rows)
+
+    def _scan(self, by_class: bool) -> dict[str, Scanned]:
+        """The files of each split, or of `all`; what is not read is said."""
+        root = Path(self.path)
+        if not os.path.isdir(root):
+            raise UserError(f"ImageFolder: {self.path!r} is not a folder: set data.path to a folder of pictures.")
+        listing = Listing(by_class)
+        scanned = listing.splits(root)
+        if "all" not in scanned:
+            unread = listing.unread(root)
+            if unread:
+                say(f"ImageFolder: beside the splits in {root}, these are not read: {unread}.")
+        left_out = listing.left_out()
+        if left_out:
+            say(f"ImageFolder: left out {left_out}, whose endings are not those of pictures that are read.")
+        return scanned
 
     def _place(self, scanned: dict[str, Scanned]) -> dict[str, Images]:
         """The pictures of each split, decoded if they fit into memory.
@@ -143,12 +162,12 @@ class ImageFolder(DataModule):
             if len(paths) * math.prod(shape) > self.max_memory_gb * 2**30:
                 if self.skip_damaged:
                     broken[split] |= readers.broken(_others(paths, broken[split]))
-                rows = _others(paths, broken[split])
+                rows = self._rows[split] = _others(paths, broken[split])
                 placed[split] = ImagesOnDisk(readers, rows, labels[rows], classes, names[rows])
             else:
                 pixels, found = readers.pictures.read_all(_others(paths, broken[split]))
                 broken[split] |= found
-                rows = _others(paths, broken[split])
+                rows = self._rows[split] = _others(paths, broken[split])
                 placed[split] = InMemoryImages(pixels, labels[rows], classes, names=names[rows])
         self._refuse(scanned, broken)
         errors = _all(broken)

@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from encdec.callbacks import predictions
+from encdec.callbacks import prediction_rows
 from encdec.files import claimed, written_whole
 from encdec.types import UserError
 from tests import killing
 from tests.conftest import RunCLI, new_project
 
 Capture = pytest.CaptureFixture[str]
-FILES = [f"{stem}.{ending}" for stem in ("samples", "reconstructions", "interpolations") for ending in ("png", "pt")]
+FILES = [
+    f"{stem}.{ending}"
+    for stem in ("samples", "reconstructions", "interpolations", "traversals")
+    for ending in ("png", "pt")
+]
 FOLDER = Path("lightning_logs/vae/version_0/predictions")
 CHECKPOINT = "--ckpt_path=lightning_logs/vae/version_0/checkpoints/last.ckpt"
 
@@ -60,8 +64,8 @@ def no_space(*_: Any, **__: Any) -> None:
 FULL = {
     "a tensor's file": "torch.save",
     "a picture's file": "encdec.callbacks.predictions.as_png",
-    "a part": "encdec.callbacks.predictions._Rows.append",
-    "the disk's own buffers": "encdec.callbacks.predictions.os.fsync",
+    "a part": "encdec.callbacks.prediction_rows.Rows.append",
+    "the disk's own buffers": "encdec.callbacks.prediction_rows.os.fsync",
     "its place": "encdec.callbacks.predictions.os.replace",
     "a folder": "pathlib.Path.mkdir",
 }
@@ -204,8 +208,8 @@ def test_a_file_of_another_process_is_read_in_blocks(tmp_path: Path, monkeypatch
     rows = torch.arange(7 * 3, dtype=torch.float32).reshape(7, 3)
     parts = [{"x": rows[rank::3].clone()} for rank in range(3)]
     for block in (1, 2, 100):
-        monkeypatch.setattr(predictions, "block_size", lambda _, block=block: block)
-        assert torch.equal(predictions._interleaved(parts, tmp_path / "whole")["x"], rows)
+        monkeypatch.setattr(prediction_rows, "block_size", lambda _, block=block: block)
+        assert torch.equal(prediction_rows.interleaved(parts, tmp_path / "whole")["x"], rows)
 
 
 def test_two_writers_of_one_file_take_turns(tmp_path: Path) -> None:

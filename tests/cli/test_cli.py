@@ -78,7 +78,7 @@ def test_predict_writes_pictures_and_tensors(cli: RunCLI, project: Path) -> None
     cli("predict", "--ckpt_path=lightning_logs/vae/version_0/checkpoints/best.ckpt")
     folder = project / "lightning_logs/vae/version_0/predictions"
     content = {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
-    assert set(content) == {"samples", "reconstructions", "interpolations"}
+    assert set(content) == {"samples", "reconstructions", "interpolations", "traversals"}
     paradigm = encdec.load(project / "lightning_logs/vae/version_0/checkpoints/best.ckpt")
     samples, reconstructions, interpolations = (content[k] for k in ("samples", "reconstructions", "interpolations"))
     torch.testing.assert_close(samples["images"], paradigm.sample(samples["y"], samples["noise"]))
@@ -98,8 +98,8 @@ def test_predict_of_a_paradigm_without_codes_writes_no_reconstructions(cli: RunC
         "--ckpt_path=lightning_logs/vae_noenc/version_0/checkpoints/last.ckpt",
         "--predictions.output_dir=out",
     )
-    assert {path.name for path in (project / "out").iterdir()} == {
-        "samples.png", "samples.pt", "interpolations.png", "interpolations.pt"}  # fmt: skip
+    names = {path.name for path in (project / "out").iterdir()}
+    assert names == {f"{stem}.{kind}" for stem in ("samples", "interpolations", "traversals") for kind in ("png", "pt")}
 
 
 def test_max_steps_within_an_epoch_still_leaves_a_checkpoint(cli: RunCLI, project: Path) -> None:

@@ -82,7 +82,7 @@ def test_images_of_any_shape_are_trained_on_tested_and_predicted(
     assert len(names) == 20, "a class name is one line"
     assert max(map(len, names)) <= 80
     assert len(set(names)) == 2
-    for name in ("samples", "reconstructions", "interpolations"):
+    for name in ("samples", "reconstructions", "interpolations", "traversals"):
         with Image.open(f"lightning_logs/vae/version_0/predictions/{name}.png") as picture:
             assert picture.mode == "RGB"
         content = torch.load(f"lightning_logs/vae/version_0/predictions/{name}.pt", weights_only=True)

@@ -236,6 +236,11 @@ def _endings() -> str:
     return ", ".join(endings[0] for endings in ENDINGS_OF.values())
 
 
+def has_splits(root: Path) -> bool:
+    """Whether a folder has the folders of a training and of a test split."""
+    return {"train", "test"} <= _by_split([path for path in root.iterdir() if path.is_dir()]).keys()
+
+
 def is_split(name: str) -> bool:
     """Whether a folder's name means a split."""
     return _split(Path(name)) is not None
