@@ -8,6 +8,8 @@ from encdec.messages import say
 
 _WRITES = ("fit", "test", "predict", "export", "study")
 """Commands whose results are files: they have done their work even if what they print is lost."""
+_RUNS = ("fit", "validate", "test", "predict")
+"""Commands of a trainer."""
 
 
 def main() -> None:
@@ -35,6 +37,8 @@ def _run() -> None:
     """PyTorch and Lightning, which take seconds to import, come after a word to who waits."""
     if answer(sys.argv[1:]):
         return
+    if sys.argv[1] in _RUNS:
+        process.hold_back_requeue()
     waiting = sys.stderr.isatty()
     if waiting:
         print("Loading PyTorch and Lightning …", end="", file=sys.stderr, flush=True)

@@ -1,42 +1,45 @@
 """What TensorBoard shows beside scalars and pictures: the layout of the charts and the hyper-parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from torch.utils.tensorboard import FileWriter, SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from encdec.callbacks.image_grids import tensorboard_writers
 from encdec.callbacks.keep_run import resumed_at
+from encdec.callbacks.overview import GROUP, file_writer, take_back, write_overview
+from encdec.callbacks.run_text import ABOUT, about
 
 _VARIANTS = ("", "_zeros")
+_TICKED = ("data", "model", "model/latent_dim", "model/optimizer/lr", "parameters")
+_COLUMNS = tuple(f"val/{name}" for name in ("loss", "mse", "bce", "elbo", "sample_variance", "explained_variance"))
+_FOLLOWS = (
+    *(f"model/{name}" for name in ("image_shape", "num_classes", "num_train", "seed")),
+    *(f"data/{name}" for name in ("data_dir", "num_workers", "val_fraction", "split_seed")),
+)
 
 
 def _chart(term: str) -> list[Any]:
     return ["Multiline", [f"{stage}/{term}{variant}$" for stage in ("train", "val", "test") for variant in _VARIANTS]]
 
 
-def _floor_chart(stage: str, term: str) -> list[Any]:
-    names = [f"{term}{variant}" for variant in _VARIANTS] + [f"{term}_gap{variant}" for variant in _VARIANTS]
-    return [
-        "Multiline",
-        [f"{stage}/{name}$" for name in [*names, *(f"{term}_{other}" for other in ("floor", "mean_image", "pca"))]],
-    ]
-
-
 LAYOUT = {
+    "Floors: the best output with the same conditioning (validation)": {
+        title: ["Multiline", [f"{GROUP}/{term}{variant}$" for variant in _VARIANTS]]
+        for term, title in (
+            ("mse", "MSE (per pixel), its floor and the gap"),
+            ("bce", "BCE (nats per image), its floor and the gap"),
+        )
+    },
     "How close": {
         "MSE (per pixel)": _chart("mse"),
         "BCE (nats per image)": _chart("bce"),
         "Explained variance (0 = mean image, 1 = perfect)": _chart("explained_variance"),
-    },
-    "Floors: the best output with the same conditioning": {
-        f"{stage}: {title}, its floor and the gap": _floor_chart(stage, term)
-        for stage in ("val", "train")
-        for term, title in (("mse", "MSE (per pixel)"), ("bce", "BCE (nats per image)"))
     },
     "Objective (per image)": {
         "Loss": _chart("loss"),
@@ -53,10 +56,10 @@ LAYOUT = {
 
 
 class Dashboard(pl.Callback):
-    """Lays out TensorBoard's Custom Scalars tab, and fills its HParams tab.
+    """What TensorBoard shows beside scalars and images: the first charts, a layout, hyper-parameters and a text.
 
-    The hyper-parameters are those of model and data, flattened (`model/beta`), with the number of parameters,
-    of processes and of epochs; their metrics are the last validation's.
+    The hyper-parameters are those settings of model and data in which runs are likely to differ, flattened
+    (`model/beta`), with the number of parameters and of epochs; their metrics are the last validation's.
     """
 
     def __init__(self) -> None:
@@ -71,45 +74,53 @@ class Dashboard(pl.Callback):
         self._written = state_dict["written"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the layout; in a resumed run, take back what was logged after its checkpoint."""
+        """Write the layout and the text; in a resumed run, take back what was logged after its checkpoint."""
         step = resumed_at(trainer)
         if step is None:
             self._written = False  # a new run, even if it starts from another one's checkpoint
         for writer in tensorboard_writers(trainer):
             if step is not None:
-                start = Event(session_log=SessionLog(status=SessionLog.START))
-                file_writer(writer).add_event(start, step + 1 if step else 0)
+                take_back(writer, step + 1 if step else 0)
             if not step:
                 writer.add_custom_scalars(LAYOUT)
+                writer.add_text(ABOUT, about(trainer, pl_module), 0)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the hyper-parameters, once it is known which metrics there are."""
-        if self._written or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        """Write the first charts; and the hyper-parameters, once it is known which metrics there are."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        self._written = True
-        datamodule = getattr(trainer, "datamodule", None)
-        values = {
-            **flatten({"model": pl_module.hparams, "data": {} if datamodule is None else datamodule.hparams}),
-            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-            "processes": trainer.world_size,
-            "precision": str(trainer.precision),
-            "max_epochs": trainer.max_epochs,
-        }
-        values = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in values.items()}
-        metrics = {name: 0.0 for name in trainer.callback_metrics if name.startswith("val/")}
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         for writer in tensorboard_writers(trainer):
-            for summary in hparams(values, metrics):  # the metrics' values are those of the scalars of that name
-                file_writer(writer).add_summary(summary)
+            write_overview(writer, metrics, trainer.global_step)
+            if not self._written:
+                for summary in hyperparameters(trainer, pl_module, [name for name in _COLUMNS if name in metrics]):
+                    file_writer(writer).add_summary(summary)
+        self._written = True
 
 
-def file_writer(writer: SummaryWriter) -> FileWriter:
-    """What writes a TensorBoard writer's events; a new file where an earlier training has closed its own."""
-    attributes: Any = writer  # torch annotates these two as None
-    if attributes.file_writer is None:
-        attributes.file_writer = FileWriter(writer.get_logdir())
-        attributes.all_writers = {writer.get_logdir(): attributes.file_writer}
-    found: FileWriter = attributes.file_writer
-    return found
+def hyperparameters(trainer: pl.Trainer, model: pl.LightningModule, metrics: Sequence[str]) -> list[Summary]:
+    """What fills the HParams tab.
+
+    Args:
+        trainer: that trains.
+        model: with its hyper-parameters.
+        metrics: the names of the scalars that are shown beside them.
+    """
+    data = getattr(trainer, "datamodule", None)
+    flat = flatten({"model": model.hparams, "data": {} if data is None else data.hparams})
+    values = {
+        **{name: value for name, value in flat.items() if value is not None and not _is_useless(name)},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "max_epochs": trainer.max_epochs,
+    }
+    values = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+    experiment, *session = hparams(values, dict.fromkeys(metrics, 0.0))  # the values are the scalars'
+    # TensorBoard ticks five columns: those that are said to differ, and then by name
+    content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+    for column in content.experiment.hparam_infos:
+        column.differs = column.name in _TICKED
+    ticked = Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=metadata.create_summary_metadata(content))
+    return [Summary(value=[ticked]), *session]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -126,3 +137,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def _is_useless(name: str) -> bool:
+    """Whether a setting follows from others, or is one of torch's details."""
+    return (name.startswith(("model/optimizer/", "model/lr_scheduler/")) and name not in _TICKED) or name in _FOLLOWS

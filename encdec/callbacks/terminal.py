@@ -13,6 +13,7 @@ from rich.progress import BarColumn
 from encdec.callbacks.best_and_last import METRICS_KEY, best_and_last
 from encdec.callbacks.keep_run import run_folder
 from encdec.callbacks.plain_progress import PlainProgress
+from encdec.callbacks.run_text import run_line, write_verdict
 from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
@@ -124,12 +125,7 @@ class Header(pl.Callback):
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not isinstance(data, DataModule):
             return
-        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-        line = (
-            f"{type(pl_module).__name__}, {parameters:,} parameters, on {type(data).__name__}: "
-            f"{data.num_train:,} images of {'×'.join(map(str, data.image_shape))} to train, "
-            f"{len(data.splits['val'].labels):,} to validate; {_devices(trainer)}; seed {data.seed}"
-        )
+        line = run_line(trainer, pl_module, data)
         _print(textwrap.fill(line, Console().width) if _is_narrow() else line)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,10 +153,14 @@ def report_fit(trainer: pl.Trainer) -> None:
     # a checkpoint at the end of training counts the epoch that would come next
     epochs = {name: min(content["epoch"] + 1, trainer.current_epoch) for name, content in contents.items()}
     columns = {f"{name} (epoch {epochs[name]})": content[METRICS_KEY] for name, content in contents.items()}
-    _print_metrics(trainer, columns)
+    rows = _print_metrics(trainer, columns)
+    sentences = []
     for name in ("best", "last"):
         if name in contents and not (name == "last" and epochs.get("best") == epochs["last"]):
-            print_verdicts(trainer, "val", contents[name][METRICS_KEY], contents[name]["global_step"], f"{name}: ")
+            of, measured, step = f"{name}: ", contents[name][METRICS_KEY], contents[name]["global_step"]
+            sentences += print_verdicts(trainer, "val", measured, step, of)
+    if rows:
+        write_verdict(trainer, sentences, rows, contents["last"]["global_step"])
     for name, path in files.items():
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
@@ -212,15 +212,15 @@ def report_split(trainer: pl.Trainer, stage: str) -> None:
         print_verdicts(trainer, stage, values, model.loaded_step if isinstance(model, Paradigm) else 0)
 
 
-def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) -> None:
-    """One row for each metric, with its floor."""
+def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) -> list[list[str]]:
+    """Print one row for each metric, with its floor; the rows, of which the first is the heading."""
     model = trainer.lightning_module
     names = dict.fromkeys(name for metrics in columns.values() for name in metrics)
     floors = {name: _floor(name, columns, model.conditioning) for name in names} if isinstance(model, Paradigm) else {}
     heading = next((heading for _, heading in filter(None, floors.values())), None)
     with_floors = heading is not None
     if not names:  # nothing was validated
-        return
+        return []
     headings = [*columns, *[heading or ""] * with_floors]
     if _is_narrow():
         headings = [textwrap.fill(heading, _HEADING, break_long_words=False) for heading in headings]
@@ -232,6 +232,7 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
             numbers += [None if floor is None else floor[0]] * with_floors
             rows.append([printable(name), *map(_number, numbers), UNITS.get(term(name), "")])
     print_table(rows, text=(len(rows[0]) - 1, 0))
+    return rows
 
 
 def _floor(
@@ -250,10 +251,12 @@ def _is_narrow() -> bool:
 
 def print_verdicts(
     trainer: pl.Trainer, stage: str, metrics: dict[str, float], step: int, of: str = "", samples: int = SAMPLES
-) -> None:
-    """Print what the measured values mean. For the arguments see `verdicts`; `of` stands before each sentence."""
-    for sentence in verdicts(trainer, stage, metrics, step, samples):
-        _print(f"{of}{sentence}")
+) -> list[str]:
+    """Print what the measured values mean, and give it. For the arguments see `verdicts`; `of` begins each sentence."""
+    sentences = [f"{of}{sentence}" for sentence in verdicts(trainer, stage, metrics, step, samples)]
+    for sentence in sentences:
+        _print(sentence)
+    return sentences
 
 
 def _number(value: float | None) -> str:
@@ -262,9 +265,3 @@ def _number(value: float | None) -> str:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # not through rich, which would break long paths into lines
-
-
-def _devices(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device.type
-    count = "" if trainer.world_size == 1 else f"{trainer.world_size} processes on "
-    return f"{count}{device}, {trainer.precision}"

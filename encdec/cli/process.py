@@ -38,6 +38,15 @@ def prepare() -> None:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
+def hold_back_requeue() -> None:
+    """Under Slurm, let the signal that time is up wait until a trainer runs: it would end a process that still loads.
+
+    `encdec.training.signals` lets it in, saves, and puts the job back into the queue.
+    """
+    if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+
 @contextmanager
 def unchanged() -> Iterator[None]:
     """Within, messages are filtered; after it, that and the environment are as they were before."""

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from encdec.callbacks.dashboard import file_writer
+from encdec.callbacks.overview import file_writer
 from encdec.runs import folders
 
 

@@ -20,6 +20,7 @@ from encdec.text import printable
 _GREY = 0.5  # separates images, whatever their background
 _WIDEST = 4096  # pixels to which a image is enlarged at most
 _SPRITE = 1 << 23  # numbers of all thumbnails together
+_THUMBNAIL = 32  # pixels to which a thumbnail is enlarged: the projector blurs what it enlarges itself
 
 
 def as_rgb(images: Tensor) -> Tensor:
@@ -81,10 +82,14 @@ def enlarge(image: Tensor, smallest: int = 256) -> Tensor:
 def thumbnails(images: Tensor) -> Tensor:
     """Images as squares with grey bars, (N, C, H, W) -> (N, 3, S, S): TensorBoard's projector takes no others.
 
-    Where their sides S would take more than 8 million numbers they are scaled down.
+    Small ones are enlarged by a whole factor, until S is 32 or more. Where their sides S would take more than 8 million
+    numbers they are scaled down.
     """
+    largest = math.isqrt(_SPRITE // (3 * max(len(images), 1)))
+    factor = max(1, min(-(-_THUMBNAIL // max(images.shape[2:])), largest // max(images.shape[2:])))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     longest = max(images.shape[2:])
-    side = max(min(longest, math.isqrt(_SPRITE // (3 * max(len(images), 1)))), 1)
+    side = max(min(longest, largest), 1)
     height, width = (max(1, size * side // longest) for size in images.shape[2:])
     if side < longest:
         images = F.adaptive_avg_pool2d(images[:, :3].float(), (height, width))

@@ -100,6 +100,8 @@ class Signals(pl.Callback):
     def _take_over(self, trainer: pl.Trainer) -> None:
         for number in self._before:
             signal.signal(number, self._handle)
+        if REQUEUE is not None and REQUEUE in self._before:  # it was held back while the process began
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})
         if trainer.received_sigterm and not self._noted:  # by Lightning's handler, just before
             self._handle(signal.SIGTERM, None)
 
@@ -185,8 +187,10 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
         with private.observing(_watch_children):
             yield
     except Stopped as stop:
-        if stop.together and _was_launched(trainer):
-            raise SystemExit(0) from None  # it has done what was asked; the first process's exit code says what
+        if stop.together and (_was_launched(trainer) or (SLURMEnvironment.detect() and trainer.global_rank > 0)):
+            # it has done what was asked; the first process's exit code says what. Had this one another than 0,
+            # `srun --kill-on-bad-exit` would end the first process before it has put the job back into the queue
+            raise SystemExit(0) from None
         raise
     finally:
         _end(getattr(trainer.strategy.launcher, "procs", []), sys.exc_info()[1])

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from encdec.study.report import write_report
+from tests.browser import CHROMIUM, DRIVER, MISSING, Browser
 
-from .browser import CHROMIUM, DRIVER, MISSING, Browser
 from .reports import Folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)]

@@ -1,8 +1,7 @@
-"""A study on a real Slurm of one node, whose daemons .ci/single-node-slurm starts: killed, requeued, canceled, done."""
+"""A study on a real Slurm of one node, whose daemons .ci/local-slurm starts: killed, requeued, canceled, done."""
 
 import csv
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ import pytest
 
 from encdec.study import schedule, slurm, spec, state
 from encdec.study.spec import Study
-from tests.conftest import ROOT
+from tests.slurm import running
 from tests.study.running import AE, COMMON, VAE, job, run, trains, wait_for, write
 
 JOBS = ("vae/digits/seed_0", "ae/digits/seed_0", "vae/digits/seed_1", "ae/digits/seed_1")
 LONG = [*COMMON, "--trainer.max_epochs", 150, "--checkpoint.seconds_between", 1]
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 
 pytestmark = pytest.mark.slow
 
@@ -26,19 +24,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Slurm that is there until the end of a test."""
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} missing: apt-get install slurm-wlm munge")
-    script = [str(ROOT / ".ci" / "single-node-slurm"), "bash", "-c", "echo $SLURM_CONF; read -r"]
-    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        configuration = process.stdout.readline().strip()
-        assert configuration, "the Slurm of one node did not start"
-        monkeypatch.setenv("SLURM_CONF", configuration)
+    with running() as configuration:
+        monkeypatch.setenv("SLURM_CONF", str(configuration))
         yield
-        process.stdin.close()  # ends what it runs, and then the daemons
 
 
 def encdec(*args: str, code: int = 0) -> str:

@@ -66,8 +66,12 @@ class Browser:
 
     def show(self, page: Path, width: int, height: int) -> None:
         """Open a file in a window of a size."""
+        self.open(page.as_uri(), width, height)
+
+    def open(self, address: str, width: int, height: int) -> None:
+        """Open an address of this machine in a window of a size."""
         self._ask("POST", "/window/rect", {"width": width, "height": height})
-        self._ask("POST", "/url", {"url": page.as_uri()})
+        self._ask("POST", "/url", {"url": address})
 
     def run(self, script: str) -> Any:
         """What a script returns, which runs beside the page's own, whatever the page's policy."""
