@@ -44,7 +44,7 @@ def pids(configuration: Path, command: str = "") -> list[int]:
 
     Args:
         configuration: the Slurm's.
-        command: a part of the command line, whose words end with a zero byte.
+        command: how the command line begins; its words end with a zero byte.
     """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -52,6 +52,6 @@ def pids(configuration: Path, command: str = "") -> list[int]:
             line, environment = ((folder / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:  # it has ended
             continue
-        if str(configuration.parent).encode() in line + environment and command.encode() in line:
+        if str(configuration.parent).encode() in line + environment and line.startswith(command.encode()):
             found.append(int(folder.name))
     return found

@@ -11,12 +11,7 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 GROUP = "Overview"
 """Of the charts; the capital puts it before the other groups, which TensorBoard sorts by name."""
-LINES = {
-    "floor": "the lowest value that an output with this conditioning can have",
-    "gap": "the metric less its floor",
-    "mean_image": "the error of the mean image of the training split",
-    "pca": "the error of PCA with as many components as there are latent dimensions",
-}
+LINES = ("floor", "gap", "mean_image", "pca")
 """What a chart shows beside the metric. TensorBoard has a color for each run, so each line is a run below the run."""
 _METRICS = ("loss", "mse", "bce", "elbo", "nll", "sample_variance")
 _BESIDE = re.compile(rf"(mse|bce)_({'|'.join(LINES)})(.*)")

@@ -14,7 +14,7 @@ from encdec.types import Conditioning
 ABOUT, VERDICT = "About this run", "Verdict"
 """Tags of what is said at the start and at the end."""
 _FLOOR = (
-    "- `…/floor`: the loss of that optimum, which no training gets below.\n"
+    "- `…/floor`: the loss of the best output with this conditioning, found on the training split.\n"
     "- `…/gap`: the metric less its floor. At 0 there is nothing left to learn with this conditioning."
 )
 _CONDITIONING = {

@@ -62,6 +62,7 @@ def test_the_first_charts_repeat_the_validations(
     assert "no error has a floor" in texts(run, ABOUT)[0][1] or lines
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_says_everything_once(project: Path) -> None:
     whole, killed = ("fit", "--resume", "--config=configs/vae_noenc.yaml", *RUN, "--name=whole"), "lightning_logs/cut"
     cut = (*whole[:-1], "--name=cut")

@@ -65,7 +65,10 @@ class Jobs:
         """Whether so many processes of jobs have held back the signal, and so are about to import PyTorch."""
 
         def ask() -> bool:
-            return sum(_holds_back(pid) for pid in slurm.pids(self._configuration, "encdec\0fit")) >= count
+            return (
+                sum(_holds_back(pid) for pid in slurm.pids(self._configuration, f"{sys.executable}\0-m\0encdec"))
+                >= count
+            )
 
         return ask
 
@@ -132,7 +135,8 @@ def test_an_array_on_two_nodes_whose_numbers_are_the_seeds(cluster: Path, projec
         assert jobs.show(job, "NodeList") == "node[1-2]"
         assert jobs.show(job, "Restarts") == restarts
         assert "2 processes on cpu" in told
-        assert told.count("resumes lightning_logs/array/") == int(restarts)
+        assert told.count("is queued again.") == int(restarts)
+        assert "User defined signal" not in told, "the signal ended no process"
     configs = [path.read_text() for path in sorted(Path("lightning_logs/array").glob("version_*/config.yaml"))]
     assert sorted(config.splitlines()[0] for config in configs) == ["seed_everything: 4", "seed_everything: 5"]
     ends = {steps(f"array/{path.name}") for path in Path("lightning_logs/array").iterdir()}
