@@ -17,7 +17,9 @@ from encdec.callbacks.run_text import ABOUT, about
 
 _VARIANTS = ("", "_zeros")
 _TICKED = ("data", "model", "model/latent_dim", "model/optimizer/lr", "parameters")
-_COLUMNS = tuple(f"val/{name}" for name in ("loss", "mse", "bce", "elbo", "sample_variance", "explained_variance"))
+_COLUMNS = tuple(
+    f"val/{name}" for name in ("loss", "mse", "bce", "elbo", "sample_variance", "explained_variance", "kl", "nll")
+)
 _FOLLOWS = (
     *(f"model/{name}" for name in ("image_shape", "num_classes", "num_train", "seed")),
     *(f"data/{name}" for name in ("data_dir", "num_workers", "val_fraction", "split_seed")),

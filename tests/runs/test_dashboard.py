@@ -115,7 +115,7 @@ def test_hparams_lists_what_matters_and_ticks_the_model(cli: RunCLI, project: Pa
     assert {"model/beta", "data/batch_size", "max_epochs"} <= columns.keys()
     assert not [name for name in columns if "fused" in name or "image_shape" in name or "data_dir" in name]
     assert [metric.name.tag for metric in experiment.metric_infos] == [
-        "val/loss", "val/mse", "val/bce", "val/elbo", "val/explained_variance"
+        "val/loss", "val/mse", "val/bce", "val/elbo", "val/explained_variance", "val/kl"
     ]  # fmt: skip
     session = metadata.parse_session_start_info_plugin_data(
         written[metadata.SESSION_START_INFO_TAG].plugin_data.content
