@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from encdec.networks import DecoderCallable, FeaturesCallable, MLPDecoder, Pixels
-from encdec.objectives.pairs import distances
+from encdec.objectives.pairs import distances, product
 from encdec.objectives.sinkhorn import couple
 from encdec.paradigms import SetGenerator
 from encdec.types import Batch, Losses, UserError
@@ -99,11 +99,12 @@ def drift(to_images: Tensor, to_samples: Tensor, x: Tensor, y: Tensor, tau: Tens
     logits = torch.cat([to_images, to_samples], 1) / -tau
     affinity = (logits.softmax(1) * logits.softmax(0)).sqrt()
     attracted, repelled = affinity[:, : len(x)], affinity[:, len(x) :]
-    return (attracted * repelled.sum(1, keepdim=True)) @ x - (repelled * attracted.sum(1, keepdim=True)) @ y
+    to_x, to_y = attracted * repelled.sum(1, keepdim=True), repelled * attracted.sum(1, keepdim=True)
+    return product(to_x, x) - product(to_y, y)
 
 
 def sinkhorn_drift(to_images: Tensor, to_samples: Tensor, x: Tensor, y: Tensor, tau: Tensor | float) -> Tensor:
     """V_i = Σ_j P_ij x_j − Σ_j Q_ij y_j at the samples, P and Q entropic plans whose rows sum to 1; see `drift`."""
     plans = (couple(distance, tau, _ITERATIONS).plan for distance in (to_images, to_samples))
     to_x, to_y = (plan / plan.sum(1, keepdim=True) for plan in plans)
-    return to_x @ x - to_y @ y
+    return product(to_x, x) - product(to_y, y)

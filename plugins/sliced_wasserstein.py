@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from encdec.networks import DecoderCallable, FeaturesCallable, MLPDecoder, Pixels
+from encdec.objectives.pairs import product
 from encdec.paradigms import SetGenerator
 from encdec.types import Batch, Losses, require_positive
 
@@ -53,5 +54,5 @@ class SlicedWasserstein(SetGenerator):
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     """mean_u W₂²({uᵀx_i}, {uᵀy_i}): (N, D), (N, D) and unit vectors (L, D) -> ()."""
-    along_x, along_y = (functional.linear(directions, points).sort(1).values for points in (x, y))  # (L, N)
+    along_x, along_y = (product(directions, points.T).sort(1).values for points in (x, y))  # (L, N)
     return (along_x - along_y).square().mean()

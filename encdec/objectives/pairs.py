@@ -1,8 +1,9 @@
 """Distances of all pairs of two sets of points, as every loss that compares sets takes them."""
 
+import torch
 from torch import Tensor
 
-from encdec.objectives.losses import squared_error_matrix
+from encdec.objectives.losses import full_precision, squared_error_matrix
 
 _LEAST = 1e-6
 
@@ -21,3 +22,9 @@ def mean_of_others(matrix: Tensor) -> Tensor:
     """The mean of what is beside the diagonal: (N, N) -> (); 0 of a single point, which has no others."""
     n = len(matrix)
     return (matrix.sum() - matrix.diagonal().sum()) / max(n * (n - 1), 1)
+
+
+def product(one: Tensor, other: Tensor) -> Tensor:
+    """The matrix product, in full precision also where autocast would round it: (N, K), (K, M) -> (N, M)."""
+    with torch.autocast(one.device.type, enabled=False):
+        return full_precision(one) @ full_precision(other)
