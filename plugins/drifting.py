@@ -88,13 +88,7 @@ def drift(to_images: Tensor, to_samples: Tensor, x: Tensor, y: Tensor, tau: Tens
 
     A = √(softmax over rows · softmax over columns) of −distance / τ, of images and samples side by side; c⁺ = A⁺ times
     the sum of a row of A⁻, c⁻ = A⁻ times that of A⁺. So both weigh the same, and V changes its sign with their roles.
-
-    Args:
-        to_images: distances of the points to the images, (P, N).
-        to_samples: to the samples, (P, M), infinite where a point is the sample itself.
-        x: images, (N, F).
-        y: samples, (M, F).
-        tau: τ.
+    Distances are (P, N) to images x, (N, F), and (P, M) to samples y, (M, F), infinite where a point is the sample.
     """
     logits = torch.cat([to_images, to_samples], 1) / -tau
     affinity = (logits.softmax(1) * logits.softmax(0)).sqrt()
