@@ -76,19 +76,19 @@ def evaluate(
     check_sampler(model, sampler)
     parts, given = _parts(questions), Evaluate(**settings)  # which checks them
     folder = Path(expanded(given.cache_dir or FEATURES))
-    context = Context(
-        View(model),
-        data.splits["train"],
-        data.splits["test"],
-        num_images=given.num_images,
-        num_samples=given.num_samples,
-        posterior_samples=given.posterior_samples,
-        prior_samples=given.prior_samples,
-        posterior_steps=given.posterior_steps,
-    )
     prints = {split: fingerprint(data.splits[split]) for split in ("train", "test")}
     plan = Plan(parts, given.feature_space, folder, sampler, model.decoder_calls)
     with _as_it_was(model), torch.inference_mode(False), torch.no_grad(), shown_stages(progress) as stage:
+        context = Context(
+            View(model),
+            data.splits["train"],
+            data.splits["test"],
+            num_images=given.num_images,
+            num_samples=given.num_samples,
+            posterior_samples=given.posterior_samples,
+            prior_samples=given.prior_samples,
+            posterior_steps=given.posterior_steps,
+        )
         _measure(model, data, context)
         evaluate_all(context, plan, prints, stage)
     return context.metrics
@@ -127,13 +127,17 @@ def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @contextmanager
 def _as_it_was(model: Paradigm) -> Iterator[None]:
-    """Within, a model is in evaluation mode; after it, it is what it was before."""
+    """Within, a model is in evaluation mode, where sums can be float64; after it, it is what it was before."""
+    device = model.device
     training = [module for module in model.modules() if module.training]
     floors_before, ex_post = dict(model.floors), getattr(model, "ex_post", None)
     model.eval()
+    if device.type == "mps":  # Apple's GPUs have no float64
+        model.cpu()
     try:
         yield
     finally:
+        model.to(device)
         for module in training:
             module.training = True
         model.floors = floors_before

@@ -85,6 +85,11 @@ def test_a_question_is_answered_alone_and_leaves_the_model_as_it_was(tmp_path: P
     assert model.ex_post is ex_post
 
 
+def test_a_model_is_measured_on_other_images_of_its_shape() -> None:
+    model = VAE.for_data(Blobs(num_images=30), latent_dim=2)
+    assert "mse" in encdec.evaluate(model, Blobs(num_images=60), [])
+
+
 def wrong_model() -> Paradigm:
     return VAE(image_shape=(1, 9, 9), latent_dim=2)
 

@@ -86,7 +86,8 @@ def check_data(paradigm: "Paradigm", data: object, use: str = "trained") -> None
     if paradigm.num_classes not in (1, data.num_classes):
         raise UserError(f"{name} was made with num_classes {paradigm.num_classes}, but {made_for} {data.num_classes}.")
     has_codes = hasattr(paradigm, "codes") and "codes" not in paradigm.lacks
-    if paradigm.num_train != data.num_train and (paradigm.num_train != 1 or has_codes):
+    counts = has_codes or (use == "trained" and paradigm.num_train != 1)
+    if paradigm.num_train != data.num_train and counts:
         raise UserError(f"{name} was made with num_train {paradigm.num_train}, but {made_for} {data.num_train}.")
     if data.drawing.horizontal_flips and has_codes:
         raise UserError(
