@@ -214,7 +214,7 @@ def test_what_is_not_at_hand_is_said_before_any_work(
 ) -> None:
     cli("fit", "--config", "configs/vae.yaml", *SHORT)
     monkeypatch.setenv("TORCH_HOME", str(project / "nothing"))
-    monkeypatch.setattr("encdec.callbacks.evaluate.infer", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("encdec.evaluation.whole.infer", lambda *_: pytest.fail("too late"))
     with pytest.raises(SystemExit) as stop:
         cli("test", "--ckpt_path", "lightning_logs/vae/version_0/checkpoints/last.ckpt",
             "--evaluation.feature_space=inception")  # fmt: skip
@@ -318,7 +318,7 @@ def test_ctrl_c_leaves_what_was_there(
     checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
     cli("test", "--ckpt_path", checkpoint, *SMALL, "--evaluation.parts=[reconstruction]")
     before = report_of("vae")
-    monkeypatch.setattr("encdec.callbacks.evaluate.infer", interrupt)
+    monkeypatch.setattr("encdec.evaluation.whole.infer", interrupt)
     with pytest.raises(SystemExit) as stop:
         cli("test", "--ckpt_path", checkpoint, *SMALL)
     assert stop.value.code == 130
