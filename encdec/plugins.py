@@ -1,4 +1,4 @@
-"""Plugins: entry points of installed packages, then the files of ./plugins.
+"""Plugins: entry points of installed packages, then the files of ./plugins and those that come with encdec.
 
 A plugin adds paradigms, data modules, networks and callbacks by defining classes; importing it is all that it
 takes. Files become modules of the package `encdec_plugins`, so that saved configs and checkpoints can name them.
@@ -17,6 +17,7 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from encdec import shipped
 from encdec.data import DataModule
 from encdec.networks import Decoder, Encoder, Features
 from encdec.objectives.observations import Observation
@@ -49,7 +50,8 @@ def load(folder: Path | None = None) -> list[str]:
     """Import all plugins that are not imported yet, and say what is wrong with those that can't be.
 
     Args:
-        folder: where plugin files are, ./plugins by default.
+        folder: where plugin files are, ./plugins by default. A file in it takes the place of the one of the same name
+            that comes with encdec.
 
     Returns:
         One sentence for each plugin that failed to import, with its name and its error.
@@ -64,8 +66,13 @@ def load(folder: Path | None = None) -> list[str]:
             entry_point.load()
         except Exception as error:
             problems.append(_problem(f"{entry_point.name} ({entry_point.value})", error))
-    folder = Path("plugins") if folder is None else folder
-    for path in sorted(folder.glob("*.py")):
+    folder = Path(shipped.PLUGINS) if folder is None else folder
+    files = shipped.plugin_files(folder)
+    package = sys.modules.setdefault(PACKAGE, types.ModuleType(PACKAGE))
+    package.__path__ = list(
+        dict.fromkeys(str(parent.resolve()) for parent in (folder, *(path.parent for path in files)))
+    )
+    for path in files:
         try:
             _import_file(path.resolve())
         except Exception as error:
@@ -146,8 +153,6 @@ def _import_file(path: Path) -> None:
     module = sys.modules.get(name)
     if module is not None and module.__file__ == str(path):
         return
-    package = sys.modules.setdefault(PACKAGE, types.ModuleType(PACKAGE))
-    package.__path__ = [str(path.parent)]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -158,7 +163,7 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
-    setattr(package, path.stem, module)
+    setattr(sys.modules[PACKAGE], path.stem, module)
 
 
 def _is_current(cls: type) -> bool:

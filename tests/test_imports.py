@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = (
     ("types", "messages", "text", "tables", "copyable", "formats"),
     ("private", "requeue"),
-    ("files",),
+    ("files", "shipped"),
     ("objectives",),
     ("networks", "data"),
     ("training",),

@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "Write the weights of a checkpoint as safetensors, for other programs and people.",
     "compare": "Put evaluations of runs side by side: mean and spread over seeds.",
     "study": "Run all of a file's paradigms, data sets and seeds, and report on them.",
+    "configs": "List the configs that come with encdec, or copy one.",
 }
 """What each command does, in one line."""
 
@@ -31,7 +32,7 @@ options:
   --version         Show the version.
 
 options of fit, validate, test and predict, among others:
-  --config FILE     Settings, such as configs/vae.yaml; later ones win.
+  --config FILE     Settings, such as vae.yaml; later ones win. `encdec configs` lists those that come with encdec.
   --model NAME      A paradigm, such as VAE; its settings: --model.beta 4.
   --data NAME       A data set, such as FashionMNIST.
   --ckpt_path FILE  A checkpoint to measure, or for fit to begin a new run from.
@@ -40,8 +41,8 @@ options of fit, validate, test and predict, among others:
   --print_config    Show every setting and its value, as YAML.
 
 examples:
-  encdec fit --config configs/vae.yaml --data FashionMNIST --model.beta 4
-  encdec fit --model.help VAE
+  encdec fit --config vae.yaml --data FashionMNIST --model.beta 4
+  encdec fit --model VAE --help
   encdec test --ckpt_path lightning_logs/vae/version_0/checkpoints/best.ckpt
   encdec compare lightning_logs"""
 
@@ -74,6 +75,10 @@ def answer(args: Sequence[str]) -> bool:
         from encdec.cli.study import main as study
 
         study(args[1:])
+    elif command == "configs":
+        from encdec.cli.configs_command import main as configs
+
+        configs(args[1:])
     elif command in COMMANDS:
         return False
     elif command.startswith("-"):

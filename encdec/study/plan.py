@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from encdec import __version__
+from encdec import __version__, shipped
 from encdec.files import expanded
 from encdec.study import state
 from encdec.study.spec import Study, as_json
@@ -222,12 +222,12 @@ def hash_of(fit: Sequence[str], folder: Path, then: str) -> str:
         if flag == "--weights":
             content += [flag, _weights(value if equals else next(args, ""))]
         else:
-            content.append(_config(Path(expanded(next(args)))) if arg == "--config" else arg)
+            content.append(_config(shipped.find(expanded(next(args)))) if arg == "--config" else arg)
     for config in content:
         if isinstance(config, dict) and isinstance(config.get("weights"), str):
             content = [{**one, "weights": _weights(one["weights"])} if one is config else one for one in content]
     names = set(_class_names(content))
-    plugins = [_plugin(path, _stamp(path)) for path in sorted(Path("plugins").glob("*.py"))]
+    plugins = [_plugin(path, _stamp(path)) for path in shipped.plugin_files()]
     code = [syntax for classes, syntax in plugins if classes & names]
     whole = as_json({"encdec": __version__, "fit": content, "then": then, "plugins": code})
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()

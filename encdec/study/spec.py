@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from encdec import shipped
 from encdec.files import expanded
-from encdec.messages import suggestion
 from encdec.runs import trust
 from encdec.study import slurm_settings
 from encdec.study.slurm_settings import Slurm
@@ -138,7 +138,7 @@ def load(file: str | Path) -> Study:
     Raises:
         UserError: there is no such file, or it describes none; the sentence names the key and what is expected.
     """
-    path = Path(expanded(file))
+    path = shipped.find(expanded(file), shipped.STUDIES)
     content = _read(path)
     refuse_unknown(content, _KEYS, "A study has no key", path)
     for key in ("name", "seeds", "data", "paradigms"):
@@ -174,11 +174,9 @@ def load(file: str | Path) -> Study:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        known = {str(found): str(found) for found in sorted(Path().glob("configs/study/*.yaml"))}
-        by_name = {Path(found).name: found for found in known}
         raise UserError(
-            f"There is no file {str(path)!r}{suggestion(path.name, by_name) or suggestion(str(path), known)}; a study "
-            "is described by a YAML file, such as configs/study/quick.yaml.",
+            f"There is no file {str(path)!r}{shipped.meant(str(path))}; a study is described by a YAML file, such as "
+            "study/quick.yaml of those that `encdec configs` lists.",
             2,
         )
     try:
@@ -245,11 +243,9 @@ def _arguments(path: Path, key: str, value: Any) -> tuple[str, ...]:
 
 
 def _require_config(path: Path, key: str, file: str) -> None:
-    if Path(expanded(file)).is_file():
-        return
-    known = {found.name: str(found) for found in sorted(Path().glob("configs/**/*.yaml"))}
-    raise wrong(path, key, f"names the config {file!r}, but there is no such file{suggestion(Path(file).name, known)}; "
-                "paths are relative to the working directory")  # fmt: skip
+    if not shipped.find(expanded(file)).is_file():
+        raise wrong(path, key, f"names the config {file!r}, but there is no such file{shipped.meant(file)}; paths are "
+                    "relative to the working directory")  # fmt: skip
 
 
 def _data(path: Path, key: str, value: Any) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ AT_ONCE = {
     "wrong command": (["fitt"], 2),
     "empty command": ([""], 2),
     "option before the command": (["--config=configs/vae.yaml", "fit"], 2),
+    "list of configs": (["configs"], 0),
+    "config that is not there": (["configs", "vea.yaml"], 2),
 }
 
 
@@ -135,7 +137,7 @@ main()
         (
             ["fitt"],
             "'fitt' is not a command; did you mean fit?; the commands are fit, validate, test, predict, export, "
-            "compare, study.",
+            "compare, study, configs.",
         ),
         (["compere"], "did you mean compare?"),
         (["--config=configs/vae.yaml", "fit"], "as in `python -m encdec fit --config …`"),
@@ -166,7 +168,7 @@ def test_help_without_a_command_is_the_help(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_commands_are_those_of_lightning_and_ours() -> None:
-    assert list(COMMANDS) == [*LightningCLI.subcommands(), "export", "compare", "study"]
+    assert list(COMMANDS) == [*LightningCLI.subcommands(), "export", "compare", "study", "configs"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
