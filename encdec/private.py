@@ -47,19 +47,24 @@ class PathlessParser(LightningArgumentParser):
         return super()._create_group_if_requested(*args, **kwargs | {"config_load": False})  # type: ignore[no-untyped-call]
 
 
-def keys(parser: argparse.ArgumentParser) -> list[str]:
-    """The keys that a parser and the commands below it know.
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options of a parser and of the commands below it.
 
-    Why: argparse has no public list of them, and an error suggests the nearest.
-    Without the name: an error suggests nothing.
+    Why: argparse has no public list of them; an error suggests the nearest, and a help shows them in groups.
+    Without the name: none, so that an error suggests nothing, and a help shows only the settings of classes.
     """
     found = []
     for action in getattr(parser, "_actions", []):
         if action.dest != "help":
-            found.append(action.dest)
+            found.append(action)
         if isinstance(action.choices, dict):
-            found += [key for below in action.choices.values() for key in keys(below)]
+            found += [inner for below in action.choices.values() for inner in actions(below)]
     return found
+
+
+def keys(parser: argparse.ArgumentParser) -> list[str]:
+    """The keys that a parser and the commands below it know."""
+    return [action.dest for action in actions(parser)]
 
 
 def parts(schedule: LRScheduler) -> Sequence[LRScheduler]:

@@ -1,6 +1,7 @@
 """What a call says, looked at before the parser or the trainer stumbles over it."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,33 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from encdec.cli import run_config, settings
+from encdec import shipped
+from encdec.cli import given, run_config, settings
 from encdec.evaluation.samplers import Sampler
 from encdec.files import expanded
+from encdec.messages import say
 from encdec.runs import folders, moved, trust, weights
 from encdec.runs.checkpoints import no_checkpoint, require_file
 from encdec.types import UserError
 
+_CONFIG = ("--config", "-c")
+_CLASS, _NAME = re.compile(r"--(model|data)(\.\w+)*"), re.compile(r"[A-Za-z_][\w.]*")
 register_type(torch.device)  # a setting of callbacks that average weights, which a run's config saves
 
 
 def prepared(args: list[str]) -> list[str]:
-    """What follows `encdec`, with the config of the run that it speaks of, if it gives none.
+    """What follows `encdec`, with the config of the run that it speaks of, if it gives none; a call for help as it is.
 
     Raises:
         UserError: a config is not YAML with settings by their names, or a checkpoint is not there.
     """
-    args = [flag + equals + at_home(value) for flag, equals, value in map(_parts, args)]
+    if given.asks_for_help(args):
+        return args
+    args = _found_configs([flag + equals + at_home(value) for flag, equals, value in map(_parts, args)])
     settings.check_flags(args)
-    args = _with_weights(args)
+    args = _classes_first(_with_weights(args))
     named = {key for key in ("model", "data") if _flag_values(args, f"--{key}", f"--{key}.class_path")}
-    for config in _flag_values(args, "--config", "-c"):
+    for config in _flag_values(args, *_CONFIG):
         if Path(config).is_file():  # if not, the parser says so
             named |= _check_config(config)
     return _with_config_of_run(args, named)
@@ -93,6 +100,50 @@ def _parts(arg: str) -> tuple[str, str, str]:
     """`--flag=` of `--flag=value`, or nothing, and the value."""
     flag, equals, value = arg.partition("=")
     return (flag, equals, value) if equals and flag.startswith("-") else ("", "", arg)
+
+
+def _found_configs(args: list[str]) -> list[str]:
+    """The arguments, with the place of each config that comes with encdec in place of its name."""
+    found = []
+    for before, arg in zip(["", *args], args, strict=False):
+        flag, equals, value = _parts(arg)
+        if flag in _CONFIG or before in _CONFIG:
+            if not value:
+                raise UserError("--config is empty, but it must be the name of a file, such as vae.yaml.", 2)
+            path = shipped.find(value)
+            if path.is_file() and path != Path(value):
+                say(f"{value} is {path.as_posix()}, as there is no file of that name here.")
+                arg = f"{flag}{equals}{path}"
+        found.append(arg)
+    return found
+
+
+def _classes_first(args: list[str]) -> list[str]:
+    """The arguments, with `--model NAME` before the first `--model.setting`, and so for every class.
+
+    The parser takes the settings that come before for those of the class before, and drops what the new one lacks. What
+    a config has set before or after is another class, so that nothing is moved beyond it.
+    """
+    found: list[str] = []
+    for place, arg in enumerate(args):
+        flag, equals, value = _parts(arg)
+        key = (flag if equals else arg).rstrip("=")
+        before = args[place - 1] if place else ""
+        if _CLASS.fullmatch(before) and not equals and not arg.startswith("-"):
+            key, value, taken = before, arg, 2
+        elif _CLASS.fullmatch(key) and equals:
+            taken = 1
+        else:
+            found.append(arg)
+            continue
+        found.append(arg)
+        begin = max((i + 1 for i, one in enumerate(found) if one.partition("=")[0] in _CONFIG), default=0)
+        settings_of = [i for i, one in enumerate(found[:-taken]) if i >= begin and one.startswith(f"{key}.")]
+        if settings_of and _NAME.fullmatch(value):
+            moved = found[-taken:]
+            del found[-taken:]
+            found[settings_of[0] : settings_of[0]] = moved
+    return found
 
 
 def _flag_values(args: list[str], *flags: str) -> list[str]:
@@ -160,15 +211,15 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
     Raises:
         UserError: the call names no run or checkpoint that there is, or no data for a checkpoint without a run.
     """
-    if "model" in named or not {"-h", "--help"}.isdisjoint(args):
+    if "model" in named:
         return args
     flags = ("--ckpt_path", f"--{weights.FILE}") if args[0] == "fit" else ("--ckpt_path",)
     files = [value for value in _flag_values(args, *flags) if value != "null"]
-    given = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
+    runs = [Path(value) for value in _flag_values(args, "--resume") if not value.startswith("-")]
     for file in files:
         require_file(file)
-        given.append(Path(file).parent.parent)
-    for folder in given:
+        runs.append(Path(file).parent.parent)
+    for folder in runs:
         if (folder / folders.CONFIG).is_file():
             config = ["--config", run_config.checked(folder / folders.CONFIG)]
             if args[0] == "fit" and files:  # the new run does not begin with what that one began with
@@ -184,6 +235,6 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
         )
     if args[0] != "fit":
         raise no_checkpoint(args[0])
-    if given:
-        raise folders.no_run(str(given[0]))
+    if runs:
+        raise folders.no_run(str(runs[0]))
     return args

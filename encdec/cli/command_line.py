@@ -35,6 +35,7 @@ from encdec.cli import (
     beginning,
     endings,
     export_command,
+    help_page,
     new_pictures,
     process,
     run_config,
@@ -109,7 +110,8 @@ class CLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{target}.init_args.seed", compute_fn=arguments.checked_seed)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning about `args` beside sys.argv."""
+        """Parse, without Lightning's warning about `args` beside sys.argv; or show the help."""
+        help_page.show_if_asked(parser, self._command, args)
         self.config = parser.parse_args(args)
         # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
         self._ckpt_path = self.config[self._command].pop("ckpt_path", None)

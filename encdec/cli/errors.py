@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from encdec import plugins
+from encdec import plugins, shipped
+from encdec.cli import synonyms
 from encdec.data import DataModule
 from encdec.messages import suggestion
 from encdec.paradigms import Paradigm
@@ -56,7 +57,7 @@ def _sentence(message: str, known: list[str]) -> str:
         return f"{match[1]!r} stands alone, but values follow an option: is it {hint} {match[1]}?"
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         flag = match[1].split("=")[0].lstrip("-")
-        return f"There is no option --{flag}{suggestion(flag, known, prefix='--')}."
+        return f"There is no option --{flag}{synonyms.meant(flag, known)}."
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         return _unknown(f"{match[1]}.{match[2]}", known)
     if match := re.search(r"does not accept option '([^']+)'", message):
@@ -64,7 +65,7 @@ def _sentence(message: str, known: list[str]) -> str:
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         if match[1] in RENAMED:
             return f"The option {match[1]!r} is called {RENAMED[match[1]]}."
-        return f"There is no option {match[1]!r} here{suggestion(match[1], _parameters())}."
+        return f"There is no option {match[1]!r} here{_similar(match[1], _parameters(), [])}."
     if match := re.search(r"arguments are required: ([^\n]+)", message):
         names = [name.rpartition(".")[2] for name in match[1].rstrip(".").split(", ")]
         if names[0] == "model":
@@ -84,21 +85,21 @@ def _problem(key: str, text: str) -> str:
     if match := re.search(r"Path is not a file: '([^']+)'", text):
         return f"{key} must be a file, but {os.path.relpath(match[1])!r} is a folder."
     if match := re.search(r"File does not exist: '([^']+)'", text):
-        configs = [str(path) for path in Path().glob("configs/**/*.yaml")]
-        name = Path(match[1]).name
-        return f"There is no file {match[1]!r}{suggestion(name, {Path(p).name: p for p in configs})}."
+        return f"There is no file {match[1]!r}{shipped.meant(match[1])}."
+    if match := re.search(r"NestedArg\(key='([^']+)'", text):
+        return f"{key}.{match[1]} is set, but nothing names the {key}: give --{key} NAME, or a --config FILE that does."
     last = key.rpartition(".")[2]
     kinds = [plugins.KINDS[last]] if last in plugins.KINDS else _classes(text)
     if match := _IN_CLASS.search(text):
         name, reason = match[1].rpartition(".")[2], match[2]
         if re.match(r"No module named|module '\S+' has no attribute|Expected a dot import path", reason):
-            return of + _no_class(match[1], kinds)
+            return of + no_class(match[1], kinds)
         inner = _sentence(reason, [])
         return inner if key and inner.startswith(key) else f"{name}: {inner}"
     given = re.search(r"Given value: (.*)", text)
     asked = given[1] if given and last in plugins.KINDS and _NAME.fullmatch(given[1]) else None
     if kinds and (missing := _class_name(text) or asked):
-        return of + _no_class(missing, kinds)
+        return of + no_class(missing, kinds)
     if match := re.search(r"Import path (\S+) does not", text):
         name = match[1].rpartition(".")[2]
         return f"{of}{name} is no {' or '.join(kind.__name__ for kind in kinds) or 'class that fits here'}."
@@ -132,10 +133,18 @@ def _unknown(option: str, keys: list[str]) -> str:
     parts = option.split(".")
     tops = {known.partition(".")[0] for known in keys}
     if parts[0] not in tops:
-        return f"A config has no key {parts[0]!r}{suggestion(parts[0], tops)}."
+        return f"A config has no key {parts[0]!r}{_similar(parts[0], tops, keys)}."
     settings = {known.partition(".")[2] for known in keys if known.startswith(f"{parts[0]}.")}
     name = option.partition(".")[2]
-    return f"{parts[0]} has no setting {name!r}{suggestion(name, settings)}."
+    return f"{parts[0]} has no setting {name!r}{_similar(name, settings, keys)}."
+
+
+def _similar(name: str, here: set[str], known: list[str]) -> str:
+    """`; did you mean …?` for a key that there is none of: one of its place, or what it means elsewhere."""
+    exact = synonyms.exact(name, known)
+    if name in here:  # it is right elsewhere: a rate in an optimizer, most of all
+        return exact * (".optimizer." in exact)
+    return exact or suggestion(name, here) or synonyms.meant(name, known, prefix="")
 
 
 def _class_name(text: str) -> str | None:
@@ -146,8 +155,8 @@ def _class_name(text: str) -> str | None:
     return next((name for name in names if _NAME.fullmatch(name) and name not in ("None", "True", "False")), None)
 
 
-def _no_class(wanted: str, kinds: list[type[Any]]) -> str:
-    """There is no such class, where it may have been meant to be, and which there are."""
+def no_class(wanted: str, kinds: list[type[Any]]) -> str:
+    """There is no such class of these kinds, where it may have been meant to be, and which there are."""
     classes = [cls for kind in kinds for cls in plugins.subclasses(kind) if not cls.__name__.startswith("_")]
     names = [cls.__name__ for cls in classes]
     module, _, name = wanted.rpartition(".")

@@ -40,7 +40,7 @@ def check_config(settings: Mapping[str, Any], config: str) -> None:
     for key in settings:
         if not isinstance(key, str):
             raise UserError(f"{config}: keys must be names, but one is {_shown(key)}.", 2)
-    for key, value in _nested(settings).items():
+    for key, value in nested(settings).items():
         if key in GROUPS or key in CLASSES:
             _check(key, value, f"{config}: ")
 
@@ -64,6 +64,8 @@ def check_flags(args: Iterable[str]) -> None:
         for place, part in enumerate(parts[1:], 1):
             _check_spelling(part, ".".join(parts[:place]), "")
         names = [part for part in parts[1:] if part not in _SPEC]
+        if parts[0] in CLASSES and len(parts) > 1 and not equals and (not following or following.startswith("--")):
+            raise UserError(f"{arg} needs a value.", 2)
         if len(names) == 1 and len(parts) <= 3:
             _refuse_taken(parts[0], names[0], "")
         if text or equals:
@@ -86,18 +88,18 @@ def check_values(config: Namespace, groups: Mapping[str, type]) -> None:
         _refuse_nulls(value, key)
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with `model.beta: 3` written as `model: {beta: 3}`."""
-    nested: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in settings.items():
-        inner = _nested(value) if isinstance(value, dict) and all(isinstance(k, str) for k in value) else value
+        inner = nested(value) if isinstance(value, dict) and all(isinstance(k, str) for k in value) else value
         first, dot, rest = key.partition(".")
         if dot:
-            inner = _nested({rest: value})
-        if isinstance(nested.get(first), dict) and isinstance(inner, dict):
-            inner = {**nested[first], **inner}
-        nested[first] = inner
-    return nested
+            inner = nested({rest: value})
+        if isinstance(found.get(first), dict) and isinstance(inner, dict):
+            inner = {**found[first], **inner}
+        found[first] = inner
+    return found
 
 
 def _value(text: str) -> Any:

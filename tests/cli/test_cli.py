@@ -1,6 +1,7 @@
 """The command line: overrides, short names, errors that are one sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,3 +183,23 @@ def test_debug_shows_the_traceback(cli: RunCLI, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ENCDEC_DEBUG", "1")
     with pytest.raises(UserError):
         cli("test", "--config", "configs/vae.yaml", "--ckpt_path=no.ckpt")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--model.latent_dim", "5", "--model", "VAE"),
+        ("--model.latent_dim=5", "--model=VAE"),
+        ("--config=configs/ae.yaml", "--model.latent_dim=5", "--model", "VAE"),
+        ("--model.decoder.channels=[4,4]", "--model.latent_dim", "5", "--model.decoder", "ConvDecoder", "--model=VAE"),
+    ],
+)
+def test_a_class_and_its_settings_come_in_any_order(
+    args: tuple[str, ...], cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: Any = printed(cli, capsys, *args)["model"]
+    assert settings["class_path"] == "encdec.paradigms.VAE"
+    assert settings["init_args"]["latent_dim"] == 5
+    if "--model.decoder" in args:
+        assert settings["init_args"]["decoder"]["class_path"] == "encdec.networks.ConvDecoder"
+        assert settings["init_args"]["decoder"]["init_args"]["channels"] == [4, 4]
