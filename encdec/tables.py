@@ -1,5 +1,6 @@
 """Tables in a terminal's width, in which no number is ever cut; in full where the output goes elsewhere."""
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.box import HEAVY_HEAD, Box
@@ -48,6 +49,12 @@ def print_numbers(rows: Sequence[Sequence[str]]) -> None:
     else:
         for columns in _groups(_widths(rows), width):
             print_table([[row[i] for i in columns] for row in rows])
+
+
+def print_filled(sentence: str) -> None:
+    """Print a sentence, broken at its spaces into lines of the terminal's width, if it goes to a terminal."""
+    width = _terminal_width()
+    print(sentence if width is None else textwrap.fill(sentence, width, break_long_words=False), flush=True)
 
 
 def _groups(widths: list[int], width: int) -> list[list[int]]:

@@ -8,9 +8,9 @@ from encdec.callbacks.image_grids import ImageGrids
 from encdec.callbacks.keep_run import KeepRun
 from encdec.callbacks.log_floors import LogFloors
 from encdec.callbacks.predictions import WritePredictions
+from encdec.callbacks.progress_bar import progress
 from encdec.callbacks.terminal import (
     Header,
-    progress,
     report_fit,
     report_interrupt,
     report_nothing_written,

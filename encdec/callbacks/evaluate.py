@@ -235,14 +235,22 @@ def _progress(trainer: pl.Trainer) -> AbstractContextManager[Stage]:
 @contextmanager
 def shown_stages(shown: bool) -> Iterator[Stage]:
     """Within, each stage of an evaluation has a progress bar."""
-    columns = TextColumn("{task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description:34}"), BarColumn(None), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, disable=not shown) as bar:
 
+        def end() -> None:
+            """Of the stage before: it may have had nothing to do, and so have said nothing of how far it is."""
+            for task in bar.tasks:
+                if not task.finished:
+                    bar.update(task.id, completed=1.0)
+
         def stage(name: str) -> Advance:
+            end()
             task = bar.add_task(name, total=1.0)
             return lambda done: bar.update(task, completed=done)
 
         yield stage
+        end()
 
 
 def _folder_and_stem(trainer: pl.Trainer, run: str | None) -> tuple[Path, str]:

@@ -1,29 +1,23 @@
-"""What a run prints: a line at its start, a progress bar, and a table at its end."""
+"""What a run prints: lines at its start, and a table at its end."""
 
+import math
 import textwrap
-from time import perf_counter
-from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
-from rich.console import Console
-from rich.progress import BarColumn
 
 from encdec.callbacks.best_and_last import METRICS_KEY, best_and_last
 from encdec.callbacks.keep_run import run_folder
-from encdec.callbacks.plain_progress import PlainProgress
+from encdec.callbacks.progress_bar import is_narrow
 from encdec.callbacks.run_text import run_line, write_verdict
 from encdec.callbacks.verdicts import SAMPLES, reference, stands_beside, term, verdicts
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 from encdec.runs.checkpoints import read_checkpoint
 from encdec.runs.folders import short
-from encdec.tables import print_table
+from encdec.tables import print_filled, print_table
 from encdec.text import printable
 from encdec.training import schedules
-from encdec.training.progress import training_means
-from encdec.training.step import steps_of
+from encdec.training.step import batches_in_epoch, steps_of
 from encdec.types import Conditioning
 
 UNITS = {
@@ -37,102 +31,25 @@ UNITS = {
     "sample": "share of the data's variance",
 }
 """Unit of each scalar, by the first word of its name."""
-_NARROW = 110  # columns of a terminal in which lines would be broken
-_HEADING = 12  # columns of a heading there
-
-
-class Progress(RichProgressBar):
-    """A progress bar with the training and validation loss and the validation MSE."""
-
-    takes_several_batches = True
-    # each drawing takes 3 ms of a core, and the thread that it displaces lets all others of a training step wait
-    _SECONDS = 0.5
-    _next_update = 0.0
-
-    def __init__(self) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_text_delimiter="  "))
-
-    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
-        """Those that fit: a narrow terminal has no room for the speed, nor for a long bar."""
-        columns: list[Any] = super().configure_columns(trainer)
-        if not _is_narrow():
-            return columns
-        for column in columns:
-            if isinstance(column, BarColumn):
-                column.bar_width = 10
-        return columns[:-1]
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Move the bar, now and then."""
-        if self._is_due() or batch_idx + 1 == trainer.num_training_batches:
-            steps = steps_of(trainer)
-            done = batch_idx + 1 if steps is None else steps.in_epoch or int(self.total_train_batches)
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, done - 1)
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """How many batches an epoch has; Lightning counts training steps, each of which may be of several."""
-        steps = steps_of(self.trainer)
-        return super().total_train_batches if steps is None else steps.in_all
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move the bar, now and then."""
-        if self._is_due():
-            super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-
-    def _is_due(self) -> bool:
-        now = perf_counter()
-        due = now >= self._next_update
-        if due:
-            self._next_update = now + self._SECONDS
-        return due
-
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The numbers beside the bar."""
-        shown: dict[str, int | str | float | dict[str, float]] = {}
-        means = training_means(trainer)
-        if "loss" in means:
-            shown["loss"] = f"{means['loss']:.4g}"
-        for name in ("val/loss",) if _is_narrow() else ("val/loss", "val/mse", "test/mse"):
-            if name in trainer.callback_metrics:
-                shown[name] = f"{trainer.callback_metrics[name].item():.4g}"
-        return shown
-
-
-def progress() -> ProgressBar:
-    """A progress bar in a terminal or a notebook, and plain lines elsewhere."""
-    console = Console()
-    return Progress() if console.is_terminal or console.is_jupyter else PlainProgress()
+_HEADING = 10  # columns of a heading in a narrow terminal
+_FEW = 10  # steps of an epoch
 
 
 class Header(pl.Callback):
-    """Says in one line what is trained on what, and in another how the learning rate changes."""
+    """Says what is trained on what, how many steps that makes, and how the learning rate changes, a line each."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print it."""
         data = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not isinstance(data, DataModule):
             return
-        line = run_line(trainer, pl_module, data)
-        _print(textwrap.fill(line, Console().width) if _is_narrow() else line)
+        print_filled(run_line(trainer, pl_module, data))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print how the learning rate changes, if it does."""
+        """Print how many steps there are, and how the learning rate changes, if it does."""
         if trainer.is_global_zero:
-            for line in schedules.described(trainer):
-                _print(line)
+            for line in (*_steps(trainer), *schedules.described(trainer)):
+                print_filled(line)
 
 
 def report_fit(trainer: pl.Trainer) -> None:
@@ -222,7 +139,7 @@ def _print_metrics(trainer: pl.Trainer, columns: dict[str, dict[str, float]]) ->
     if not names:  # nothing was validated
         return []
     headings = [*columns, *[heading or ""] * with_floors]
-    if _is_narrow():
+    if is_narrow():
         headings = [textwrap.fill(heading, _HEADING, break_long_words=False) for heading in headings]
     rows = [["", *headings, "unit"]]
     for name in names:
@@ -244,18 +161,13 @@ def _floor(
     return one if one is not None and "floor" in one[1] else None
 
 
-def _is_narrow() -> bool:
-    console = Console()
-    return console.is_terminal and console.width < _NARROW
-
-
 def print_verdicts(
     trainer: pl.Trainer, stage: str, metrics: dict[str, float], step: int, of: str = "", samples: int = SAMPLES
 ) -> list[str]:
     """Print what the measured values mean, and give it. For the arguments see `verdicts`; `of` begins each sentence."""
     sentences = [f"{of}{sentence}" for sentence in verdicts(trainer, stage, metrics, step, samples)]
     for sentence in sentences:
-        _print(sentence)
+        print_filled(sentence)
     return sentences
 
 
@@ -265,3 +177,33 @@ def _number(value: float | None) -> str:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # not through rich, which would break long paths into lines
+
+
+def _steps(trainer: pl.Trainer) -> list[str]:
+    """How many steps an epoch and the run have; and what makes more, where small data make few."""
+    steps, data = steps_of(trainer), getattr(trainer, "datamodule", None)
+    if steps is None or not isinstance(data, DataModule):
+        return []
+    batches, at_once = batches_in_epoch(trainer, steps.batches_per_step), trainer.world_size * steps.accumulate
+    if not math.isfinite(batches):
+        return []
+    in_epoch = math.ceil(batches / steps.accumulate)
+    length = schedules.RunLength.of(trainer, in_epoch)
+    images = min(data.batch_size * at_once, data.num_train)
+    line = f"{_count(in_epoch, 'step')} an epoch, of up to {_count(images, 'image')} each"
+    if math.isfinite(length.steps):
+        line += f"; {_count(length.steps, 'step')} in {_count(length.epochs, 'epoch')}"
+    if trainer.global_step:
+        line += f", of which {trainer.global_step:,} are made"
+    size = data.batch_size
+    while size > 1 and data.num_train < _FEW * size * at_once:
+        size = 2 ** math.ceil(math.log2(size) - 1)  # the power of 2 below it
+    if size == data.batch_size:
+        return [f"{line}."]
+    more = math.ceil(data.num_train / (size * at_once))
+    advice = f"--data.batch_size {size} makes {more:,} an epoch, and --trainer.max_epochs sets how many epochs"
+    return [f"{line}. These are few: {advice}."]
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:,.0f} {noun}{'s' * (number != 1)}"

@@ -182,7 +182,9 @@ class _Notes(pl.Callback):
 
     def _note(self, trainer: pl.Trainer) -> None:
         loss = training_means(trainer).get("loss", math.nan)
-        self._job.note(epoch=trainer.current_epoch + 1, loss=loss if math.isfinite(loss) else None)
+        epoch, epochs = trainer.current_epoch + 1, _epochs(trainer)
+        epoch = epoch if epochs is None else min(epoch, epochs)  # at the end, Lightning counts the next one
+        self._job.note(epoch=epoch, loss=loss if math.isfinite(loss) else None)
 
 
 def last_line(folder: Path) -> str:

@@ -160,6 +160,10 @@ def test_in_a_narrow_terminal_nothing_is_broken_into_lines(project: Path) -> Non
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", text)]
     bars = [line for line in lines if line.startswith("Epoch")]
     assert any("loss: " in line and "val/loss: " in line for line in bars)
+    assert {line.split()[1] for line in bars} <= {f"{epoch}/101" for epoch in range(1, 102)}
+    assert "Epoch 101/101" in text, "as the table says: epoch 101"
+    assert "5 steps an epoch, of up to 300 images each; 505 steps in 101 epochs." in text
+    assert "--data.batch_size 128 makes 11 an epoch" in " ".join(text.split())
     metrics = [line for line in lines if re.match(r"\s+(loss|val/\w+:|[-\d.]+$)", line)]
     assert metrics == [], "a metric on a line of its own"
     commands = ("scores on", "samples as", "best:", "last:")  # which one copies, so that they stay as they are
