@@ -161,15 +161,32 @@ def print_summary(standings: Iterable[Standing], words: Mapping[str, str] | None
         counts = ", ".join(f"{others.count(other)} {other}" for other in dict.fromkeys(others))
         rows.append([data, paradigm, f"{kind}s", done, counts, f"{mean(seconds):.1f}" if seconds else ""])
     print_table(rows, text=(0, 1, 2, 4))
-    for each in found:
-        if each.job.name in words:
-            continue
-        if each.state is not None and each.state.status == "failed":
+    told = [each for each in found if each.job.name not in words]
+    for each in told:
+        if _has_failed(each) and each.state is not None:
             log = (each.job.folder / state.LOG).as_posix()
             print(f"{each.job.name} failed: {printable(each.state.error, _LONGEST_ERROR)} ({log})", flush=True)
-        elif each.job.blocked:
-            print(f"{each.job.name} can't run: {printable(each.job.blocked, _LONGEST_ERROR)}", flush=True)
+    _print_blocked(told)
     return all(each.is_done for each in found)
+
+
+def _has_failed(found: Standing) -> bool:
+    return found.state is not None and found.state.status == "failed"
+
+
+def _print_blocked(found: Sequence[Standing]) -> None:
+    """A line for the runs of each paradigm and data set that wait for trials in vain; not while trials are left."""
+    blocked: dict[tuple[str, str], list[Job]] = {}
+    for each in found:
+        if each.job.blocked and not _has_failed(each):
+            blocked.setdefault((each.job.paradigm, each.job.data), []).append(each.job)
+    for each in found:
+        if each.job.trial is not None and not (each.is_done or _has_failed(each)):
+            blocked.pop((each.job.paradigm, each.job.data), None)
+    for jobs in blocked.values():
+        others = len(jobs) - 1
+        more = f" and {others} other seed{'s' * (others > 1)}" if others else ""
+        print(f"{jobs[0].name}{more} can't run: {printable(jobs[0].blocked, _LONGEST_ERROR)}", flush=True)
 
 
 def status(found: Standing) -> str:

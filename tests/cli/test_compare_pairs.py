@@ -46,6 +46,27 @@ def test_differences_are_of_the_same_images(tmp_path: Path, capsys: Capture) -> 
 
 
 @pytest.mark.parametrize(
+    ("study", "baseline"),
+    [
+        ("{paradigms: {b: [], a: []}}", "b"),
+        ("{paradigms: {a: [], b: []}, report: {baseline: b}}", "b"),
+        ("{paradigms: {a: [], b: []}, report: {baseline: gone}}", "a"),
+        ("{paradigms: [a]}", "a"),
+        ("- no study", "a"),
+        ("{", "a"),
+    ],
+)
+def test_a_study_is_compared_with_the_baseline_of_its_report(
+    study: str, baseline: str, tmp_path: Path, capsys: Capture
+) -> None:
+    for seed, name in enumerate("ab"):
+        run(tmp_path, name, 0, HARD + RNG.normal(size=500), seed)
+    (tmp_path / "study.yaml").write_text(study)
+    assert f"| minus {baseline} | mse |" in shown(tmp_path, capsys)
+    assert "| minus a | mse |" in shown(tmp_path, capsys, "--baseline=a")
+
+
+@pytest.mark.parametrize(
     "changes",
     [{"data": {"class": "Digits", "fingerprint": "other"}}, {"feature_space": "another CNN"}],
     ids=["data", "feature space"],

@@ -71,6 +71,9 @@ def test_the_summary_counts_by_data_and_paradigm_and_names_what_is_not_done(
         job(tmp_path, "vae/a/3", status="failed", error="it broke"),
         job(tmp_path, "vae/a/4", status="running", stage="fit", epoch=2, epochs=9),
         job(tmp_path, "ae/a/0", blocked="tuning/ae/a/trial_1 has not ended"),
+        job(tmp_path, "ae/a/1", blocked="tuning/ae/a/trial_1 has not ended"),
+        job(tmp_path, "iwae/b/0", trial=0, status="stopped"),
+        job(tmp_path, "iwae/b/0", blocked="tuning/iwae/b/trial_0 has not ended"),
         replace(job(tmp_path, "ae/b/0", **done(1.0)), hash="other"),
         job(tmp_path, "svi/b/0"),
     ]
@@ -80,10 +83,13 @@ def test_the_summary_counts_by_data_and_paradigm_and_names_what_is_not_done(
     assert rows == [
         ["a", "vae", "trials", "1 of 1", "", "4.0"],
         ["a", "vae", "runs", "2 of 4", "1 failed, 1 in fit, epoch 2/9", "15.0"],
-        ["a", "ae", "runs", "0 of 1", "1 waiting for trials", ""],
+        ["a", "ae", "runs", "0 of 2", "2 waiting for trials", ""],
+        ["b", "iwae", "trials", "0 of 1", "1 stopped", ""],
+        ["b", "iwae", "runs", "0 of 1", "1 waiting for trials", ""],
         ["b", "ae", "runs", "0 of 1", "1 to run again, settings have changed", ""],
         ["b", "svi", "runs", "0 of 1", "1 to run", ""],
     ]
     assert f"vae/a/seed_3 failed: it broke ({(tmp_path / 'vae/a/3/output.log').as_posix()})" in out
-    assert "ae/a/seed_0 can't run: tuning/ae/a/trial_1 has not ended" in out
+    blocked = [line for line in out.splitlines() if "can't run" in line]
+    assert blocked == ["ae/a/seed_0 and 1 other seed can't run: tuning/ae/a/trial_1 has not ended"], "not while it may"
     assert print_summary([schedule.standing(jobs[1])])

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
-from encdec.cli.compare.pairs import baseline_of, paired
+from encdec.cli.compare.pairs import baseline_of, of_study, paired
 from encdec.evaluation.questions import QUESTIONS
 from encdec.evaluation.reading import find, read
 from encdec.messages import fail, say, suggestion
@@ -65,40 +65,42 @@ def _compare(args: Sequence[str]) -> None:
     )
     parser.add_argument("--metrics", help="names of metrics, separated by commas; 'all' shows every one")
     parser.add_argument(
-        "--baseline", help="the row that the others are compared with image by image (default: the first)"
+        "--baseline",
+        help="the row that the others are compared with image by image (default: that of a study's report, or first)",
     )
     parser.add_argument("--markdown", action="store_true", help="as a Markdown table")
     options = parser.parse_intermixed_args(args)
+    from encdec.tables import print_filled  # rich, which takes a while to import
+
     if options.checkpoint is not None and not options.checkpoint.removesuffix(".ckpt"):
         raise UserError("--checkpoint is empty, but it must be the name of one, such as best.", 2)
     checkpoint = options.checkpoint and options.checkpoint.removesuffix(".ckpt")
     reports = _readable(options.paths, checkpoint)
     wanted = _wanted(options.metrics, reports)
     found = rows(reports)
-    baseline = baseline_of(found, options.baseline)
+    baseline = baseline_of(found, options.baseline, of_study(options.paths))
     table = [["", "seeds", *map(printable, wanted)]]
     table += [[row.label, row.seeds(), *map(row.cell, wanted)] for row in found]
     _print(table, options.markdown)
     differences = paired(found, baseline, wanted)
     if differences:
         print(
-            "Differences image by image, ± the standard error by the choice of test images; the\n"
-            "spread over seeds, ± in the table above, is not part of it:"
+            "Differences image by image, ± the standard error by the choice of test images;\n"
+            "the spread over seeds, ± in the table above, is not part of it:"
         )
         _print(differences, options.markdown)
-    for metric in wanted:
-        print(f"{printable(metric)}: {_reference(reports, metric)}")
+    lines = [f"{printable(metric)}: {_reference(reports, metric)}" for metric in wanted]
     if not wanted:
-        print("No run has one of the metrics that are shown: --metrics all shows those that there are.")
-    for line in (*(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
-        print(line)
+        lines.append("No run has one of the metrics that are shown: --metrics all shows those that there are.")
+    for line in (*lines, *(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
+        print_filled(line)
 
 
 def _print(table: list[list[str]], as_markdown: bool) -> None:
     if as_markdown:
         print("\n".join(_markdown(table)))
         return
-    from encdec.tables import print_numbers  # rich, which takes a while to import
+    from encdec.tables import print_numbers
 
     print_numbers(table)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encdec.cli.compare.grouping import Row
+from encdec.files import expanded
 from encdec.formats import REPORT_ENDING, VALUES_ENDING
 from encdec.messages import say
 from encdec.text import printable
@@ -14,17 +15,41 @@ if TYPE_CHECKING:
     from encdec.evaluation.image_values import ImageValues
 
 
-def baseline_of(rows: Sequence[Row], label: str | None) -> Row:
-    """The row that the others are compared with: the first if no label is given.
+def of_study(paths: Sequence[str]) -> str | None:
+    """The name of the paradigm that the report of a study compares others with, if all that is given is one study."""
+    import yaml  # it takes a while
+
+    from encdec.study.schedule import COPY
+
+    file = Path(expanded(paths[0]), COPY) if len(paths) == 1 else Path()
+    if not file.is_file():
+        return None
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        named = (content.get("report") or {}).get("baseline", next(iter(content["paradigms"])))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, AttributeError, KeyError, TypeError, StopIteration):
+        return None  # the rows are there without it
+    return str(named)
+
+
+def baseline_of(rows: Sequence[Row], label: str | None, of_study: str | None = None) -> Row:
+    """The row that the others are compared with.
+
+    Args:
+        rows: all.
+        label: of the row; None for the first row of the runs named `of_study`, or the first of all.
+        of_study: see there.
 
     Raises:
         UserError: no row has that label.
     """
+    if label is None:
+        return next((row for row in rows if row.reports[0]["name"] == of_study), rows[0])
     for row in rows:
-        if label is None or row.label == label:
+        if row.label == label:
             return row
     names = ", ".join(row.label for row in rows)
-    raise UserError(f"No row is called {printable(label or '')!r}, so none can be the baseline; there are {names}.", 2)
+    raise UserError(f"No row is called {printable(label)!r}, so none can be the baseline; there are {names}.", 2)
 
 
 def paired(rows: Sequence[Row], baseline: Row, metrics: Sequence[str]) -> list[list[str]]:
