@@ -171,7 +171,7 @@ def _settings(cls: type, key: str, call: given.Given, without: Iterable[str] = (
         kind, given_by_maker = _made(hint)
         value = call.values.get(full, default)
         text = texts.get(full, "")
-        classes = [] if kind is None else plugins.subclasses(kind)
+        classes: list[type[Any]] = [] if kind is None else plugins.subclasses(kind)
         names = [one.__name__ for one in classes]
         if 1 < len(classes) < _MOST_NAMES and any(one not in text for one in names):
             text += f" {', '.join(names)}."

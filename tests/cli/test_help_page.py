@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,12 +75,12 @@ def test_a_run_brings_its_model_to_the_help_of_what_measures_it(
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_it_is_of_the_command_and_leaves_no_option_out(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parsers = []
+    parsers: list[Any] = []
     original = command_line.CLI.parse_arguments
 
-    def keep(self: command_line.CLI, parser: object, args: object) -> None:
+    def keep(self: command_line.CLI, parser: Any, args: Any) -> None:
         parsers.append(parser)
-        original(self, parser, args)  # type: ignore[arg-type]
+        original(self, parser, args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command_line.CLI, "parse_arguments", keep)
@@ -101,7 +102,8 @@ def test_what_it_shows_of_a_model_is_taken(cli: RunCLI, project: Path, capsys: p
         page = shown(capsys, "fit", f"--model={cls.__name__}", "--help")
         settings = {name for name in options(page) if name.startswith("model.")}
         assert {"model.optimizer.lr", "model.lr_scheduler"} <= settings
-        config = printed(cli, capsys, f"--model={cls.__name__}")["model"]["init_args"]
+        model: Any = printed(cli, capsys, f"--model={cls.__name__}")["model"]
+        config = model["init_args"]
         assert {name.split(".")[1] for name in settings} == config.keys() - {
             "seed", "image_shape", "num_classes", "num_train"}  # fmt: skip
 
