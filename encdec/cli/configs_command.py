@@ -28,6 +28,7 @@ examples:
   encdec fit --config mine.yaml"""
 _GROUPS = {
     "": "paradigms: encdec fit --config vae.yaml",
+    "cifar10": "paradigms with residual networks: encdec fit --config cifar10/vae.yaml",
     "data": "data sets: encdec fit --config vae.yaml --config data/mnist.yaml",
     "cluster": "hardware: encdec fit --config vae.yaml --config cluster/multi_gpu.yaml",
     "reproduce": "the original experiments: encdec fit --config reproduce/mnist_vae.yaml",
