@@ -63,9 +63,13 @@ def find(name: str | PathLike[str], within: str = "") -> Path:
 
 def meant(name: str) -> str:
     """`; did you mean …?` for a config that is nowhere, or nothing."""
-    local = [path.as_posix() for path in sorted(Path().glob(f"{CONFIGS}/**/*.yaml"))]
-    known = {Path(found).stem: found for found in (*reversed(configs()), *reversed(local))}
-    return suggestion(Path(name).stem, known)  # without the ending, which makes all of them similar
+    wanted, local = Path(name), sorted(Path().glob(f"{CONFIGS}/**/*.yaml"))
+    # of several of a name, one in a folder of the same name, one of the working directory, one in no folder below
+    found = sorted(map(Path, configs()), key=lambda path: -len(path.parts))
+    found += sorted(local, key=lambda path: -len(path.parts))
+    found.sort(key=lambda path: path.parent.name == wanted.parent.name)
+    # without their endings, which make all of them similar
+    return suggestion(wanted.stem, {path.stem: path.as_posix() for path in found})
 
 
 def plugin_files(local: Path = Path(PLUGINS)) -> list[Path]:
