@@ -162,6 +162,7 @@ def _import_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
+        vars(sys.modules[PACKAGE]).pop(path.stem, None)  # of an earlier file
         raise
     setattr(sys.modules[PACKAGE], path.stem, module)
 
