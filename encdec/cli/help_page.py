@@ -92,7 +92,7 @@ def page(parser: argparse.ArgumentParser, command: str, args: Sequence[str]) -> 
     by_group: dict[str, list[argparse.Action]] = {}
     for action in {action.dest: action for action in private.actions(parser)}.values():
         group = action.dest.partition(".")[0] if "." in action.dest else ""
-        if action.option_strings and not action.dest.endswith(".help"):
+        if action.option_strings and action.help != argparse.SUPPRESS and not action.dest.endswith(".help"):
             by_group.setdefault(group, []).append(action)
     sections = [("", _run_options(by_group.pop("", []), command, call))]
     own = [(_GROUPS[name], _group(CALLBACKS[name], by_group.get(name, []), call)) for name in _OWN[command]]

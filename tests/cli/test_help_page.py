@@ -1,5 +1,6 @@
 """The help of a command: own options first, with the settings of what the call names, and the Trainer's in one line."""
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def test_it_is_of_the_command_and_leaves_no_option_out(command: str, capsys: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command_line.CLI, "parse_arguments", keep)
         found = set(options(shown(capsys, command, "--help")))
-    known = {key for key in private.keys(parsers[0]) if not key.endswith(".help")} - {"subcommand"}
+    known = {one.dest for one in private.actions(parsers[0]) if one.help != argparse.SUPPRESS} - {"subcommand"}
+    known = {key for key in known if not key.endswith(".help")}
     hidden = {f"trainer.{name}" for name in trainer_flags.NOT_HONORED}
     groups = {"checkpoint", "images", "floors", "evaluation", "predictions"}
     own = {key for key in found if not key.startswith("data.")} - {"help"}
