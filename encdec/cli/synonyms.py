@@ -51,6 +51,7 @@ TABLE = {
     "data.data_dir": ("data_path", "data_root", "dataroot", "dataset_dir", "dataset_path", "root"),
     "data.path": ("folder", "image_dir", "images_dir", "img_dir"),
     "data.size": ("image_size", "img_size", "input_size", "resolution"),
+    "data.num_workers": ("n_workers", "nworkers", "workers"),
     "data.val_fraction": ("val_ratio", "val_size", "val_split", "validation_split"),
     "evaluation.num_samples": ("n_samples",),
 }  # fmt: skip

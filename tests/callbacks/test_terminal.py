@@ -2,7 +2,6 @@
 
 import io
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,12 +60,11 @@ def test_epochs_count_from_one(description: str, shown: str) -> None:
 
 def test_a_stage_that_had_nothing_to_do_is_done() -> None:
     """A cached classifier says nothing of how far it is."""
-    trainer: Any = SimpleNamespace(is_global_zero=True, progress_bar_callback=object())
     written = io.StringIO()
     before = vars(rich.get_console()).copy()
     rich.reconfigure(width=80, file=written, force_terminal=True)
     try:
-        with evaluate._progress(trainer) as stage:
+        with evaluate.shown_stages(True) as stage:
             stage("feature space")
             stage("latents and posteriors of images")(0.5)
             stage("costs")
