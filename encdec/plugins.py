@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from encdec import shipped
 from encdec.data import DataModule
-from encdec.networks import Decoder, Encoder, Features
+from encdec.networks import Decoder, Encoder, Features, Velocity
 from encdec.objectives.observations import Observation
 from encdec.objectives.priors import FittedPrior, Prior
 from encdec.paradigms import Paradigm
@@ -33,6 +33,7 @@ KINDS: dict[str, type[Any]] = {
     "encoder": Encoder,
     "decoder": Decoder,
     "features": Features,
+    "velocity": Velocity,
     "observation": Observation,
     "prior": Prior,
     "ex_post": FittedPrior,
@@ -136,7 +137,7 @@ def refuse_duplicates() -> None:
     Raises:
         UserError: two paradigms, data modules, networks or callbacks have the same name; it names both places.
     """
-    for base in (Paradigm, DataModule, Encoder, Decoder, Features, Callback):
+    for base in (Paradigm, DataModule, Encoder, Decoder, Features, Velocity, Callback):
         by_name: dict[str, type] = {}
         for cls in subclasses(base):
             other = by_name.setdefault(cls.__name__, cls)

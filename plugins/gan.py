@@ -1,6 +1,6 @@
 """Generative adversarial network: a generator without an encoder, and a critic of its samples."""
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -14,24 +14,29 @@ from encdec.types import Batch, Losses, UserError, require_positive
 
 @final
 class GAN(Paradigm):
-    """GAN with the non-saturating loss and the R1 penalty: two players, each with an optimizer of its own.
+    """GAN with penalized gradients: two players, each with an optimizer of its own; z ~ N(0, I).
 
-    The critic d minimises E_x[softplus(−d(x)) + γ/2 ‖∇d(x)‖²] + E_z[softplus(d(f(z)))], the generator f minimises
-    E_z[softplus(−d(f(z)))], z ~ N(0, I). No latent is paired with an image, and no loss measures progress, so there is
-    no best checkpoint. Samples are those of a moving average of the generator's weights.
+    Non-saturating, the critic d minimises E softplus(−d(x)) + E softplus(d(f(z))), and the generator f minimises
+    E softplus(−d(f(z))). Relativistic, d minimises E softplus(d(f(z)) − d(x)) and f E softplus(d(x) − d(f(z))), each
+    sample judged beside one image, so that no mode of the data can be left out cheaply. To the critic's loss R1 adds
+    γ/2 ‖∇d(x)‖² and R2 γ/2 ‖∇d(f(z))‖²; R3GAN is the relativistic loss with both. No latent is paired with an image,
+    and no loss measures progress, so there is no best checkpoint. Samples are those of a moving average of f's weights.
 
-    Source: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, sec. 3; R1: Mescheder, Geiger & Nowozin 2018,
-    https://arxiv.org/abs/1801.04406, eq. 9; the average: Yazıcı et al. 2019, https://arxiv.org/abs/1806.04498.
+    Source: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, sec. 3; R1, R2: Mescheder, Geiger & Nowozin 2018,
+    https://arxiv.org/abs/1801.04406, eq. 9 and 10; R3GAN: Huang et al. 2024, https://arxiv.org/abs/2501.05441, sec. 2;
+    the average: Yazıcı et al. 2019, https://arxiv.org/abs/1806.04498.
 
     Args:
         generator: makes f: (B, latent_dim) -> (B, C, H, W), logits of pixels.
         critic: makes d: (B, C, H, W) -> (B, 1), the logit of being an image.
         latent_dim: size of z.
-        penalty: γ, the weight of R1.
+        objective: which of the two losses.
+        penalty: γ, the weight of R1, and of R2 if there is one.
+        penalize_samples: whether there is R2 beside R1.
         decay: of the moving average of the generator's weights, at each step.
 
     Raises:
-        UserError: `penalty` is negative, `latent_dim` not positive, or `decay` not in [0, 1).
+        UserError: `penalty` is negative, `latent_dim` not positive, `decay` not in [0, 1), or there is no such loss.
     """
 
     conditioning = None
@@ -42,16 +47,20 @@ class GAN(Paradigm):
         generator: DecoderCallable = MLPDecoder,
         critic: EncoderCallable = MLPEncoder,
         latent_dim: int = 32,
+        objective: Literal["nonsaturating", "relativistic"] = "nonsaturating",
         penalty: float = 1.0,
+        penalize_samples: bool = False,
         decay: float = 0.999,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if objective not in ("nonsaturating", "relativistic"):
+            raise UserError(f"GAN: objective is {objective!r}, but it must be nonsaturating or relativistic.", 2)
         if not penalty >= 0:
             raise UserError(f"GAN: penalty is {penalty}, but the weight of R1 can't be negative.", 2)
         self.latent_dim = self.noise_dim = latent_dim
         require_positive(self, "latent_dim")
-        self.penalty = penalty
+        self.objective, self.penalty, self.penalize_samples = objective, penalty, penalize_samples
         self.generator = generator(latent_dim, self.image_shape)
         self.critic = critic(self.image_shape, 1)
         self.average = moving_average(self.generator, decay)
@@ -64,19 +73,31 @@ class GAN(Paradigm):
         }
 
     def losses(self, batch: Batch) -> Losses:
-        """The generator's: `loss` = softplus(−d(f(z))), one z for each image of the batch."""
-        return Losses(functional.softplus(-self._judged(self._samples(batch))))
+        """The generator's, of one z for each image of the batch, beside which its sample is judged if relativistic."""
+        fake = self._judged(self._samples(batch))
+        real = self._judged(batch.x) if self.objective == "relativistic" else 0
+        return Losses(functional.softplus(real - fake))
 
     def critic_losses(self, batch: Batch) -> Losses:
-        """The critic's: logged as `loss_critic`; `r1` = ‖∇d(x)‖² of an image, `real` and `fake` the mean logits."""
+        """The critic's, logged as `loss_critic`.
+
+        Its terms are the logits `real` and `fake`, and ‖∇d‖² at the image, `r1`, and at the sample, `r2`.
+        """
         with torch.no_grad():
             samples = self._samples(batch)
-        images = batch.x.detach().requires_grad_()
+        images, samples = batch.x.detach().requires_grad_(), samples.requires_grad_()
         real, fake = self._judged(images), self._judged(samples)
-        (gradient,) = torch.autograd.grad(real.sum(), images, create_graph=True)
-        r1 = gradient.float().square().flatten(1).sum(1)
-        loss = functional.softplus(-real) + functional.softplus(fake) + self.penalty / 2 * r1
-        return Losses(loss, {"r1": r1, "real": real, "fake": fake})
+        if self.objective == "relativistic":
+            loss = functional.softplus(fake - real)
+        else:
+            loss = functional.softplus(-real) + functional.softplus(fake)
+        terms = {"real": real, "fake": fake}
+        penalized = {"r1": (real, images)} | ({"r2": (fake, samples)} if self.penalize_samples else {})
+        for name, (judged, x) in penalized.items():
+            (gradient,) = torch.autograd.grad(judged.sum(), x, create_graph=True)
+            terms[name] = gradient.float().square().flatten(1).sum(1)
+            loss = loss + self.penalty / 2 * terms[name]
+        return Losses(loss, terms)
 
     def after_step(self, batch: Batch) -> None:
         """Let the average follow the generator."""

@@ -51,7 +51,7 @@ from encdec.data.fingerprints import KEY as DATA_KEY
 from encdec.data.fingerprints import PresentData, identity_in
 from encdec.evaluation.samplers import check_sampler
 from encdec.messages import say
-from encdec.networks import Decoder, Encoder
+from encdec.networks import Decoder, Encoder, Velocity
 from encdec.paradigms import Paradigm
 from encdec.requeue import requeue
 from encdec.runs import checkpoints, folders, history, identity, starts, training_state
@@ -173,7 +173,7 @@ class CLI(LightningCLI):
         mode = self.config[self.config.subcommand].compile
         if mode is not None and self._command == "fit":
             for network in self.model.children():
-                if isinstance(network, Encoder | Decoder):
+                if isinstance(network, Encoder | Decoder | Velocity):
                     network.compile(mode=mode)  # in place, so that the names in checkpoints stay
             self.model.is_compiled = True
 

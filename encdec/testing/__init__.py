@@ -10,7 +10,7 @@ Each raises AssertionError with a sentence that says which part of the contract 
 """
 
 from encdec.testing.data import check_datamodule
-from encdec.testing.networks import SHAPES, check_decoder, check_encoder
+from encdec.testing.networks import SHAPES, check_decoder, check_encoder, check_velocity
 from encdec.testing.paradigms import check_paradigm
 
-__all__ = ["SHAPES", "check_datamodule", "check_decoder", "check_encoder", "check_paradigm"]
+__all__ = ["SHAPES", "check_datamodule", "check_decoder", "check_encoder", "check_paradigm", "check_velocity"]

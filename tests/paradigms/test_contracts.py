@@ -8,12 +8,12 @@ import pytest
 
 from encdec import plugins
 from encdec.data import DataModule
-from encdec.networks import Decoder, Encoder
+from encdec.networks import Decoder, Encoder, MLPVelocity, Velocity
 from encdec.objectives.mixture import LearnedMixture
 from encdec.objectives.observations import Gaussian
 from encdec.objectives.priors import GaussianMixture
 from encdec.paradigms import AE, VAE, EncoderlessVAE, Paradigm
-from encdec.testing import check_datamodule, check_decoder, check_encoder, check_paradigm
+from encdec.testing import check_datamodule, check_decoder, check_encoder, check_paradigm, check_velocity
 from tests.conftest import ROOT, shipped
 from tests.small_data import make_datamodule
 
@@ -38,10 +38,14 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
 }
 """Of the searches for latents, which take most of the time."""
 
+SIZES: dict[str, dict[str, Any]] = {"FlowMatching": {"steps": 2}, "MeanFlow": {}}
+"""Instead of `latent_dim`, where the noise is as large as an image."""
+
 
 @pytest.mark.parametrize("paradigm", shipped(Paradigm), ids=lambda cls: cls.__name__)
 def test_paradigm(paradigm: type[Paradigm], tmp_path: Path) -> None:
-    check_paradigm(paradigm, tmp_path, latent_dim=4, **FEW_STEPS.get(paradigm.__name__, {}))
+    sizes = SIZES.get(paradigm.__name__, {"latent_dim": 4})
+    check_paradigm(paradigm, tmp_path, **sizes, **FEW_STEPS.get(paradigm.__name__, {}))
 
 
 VARIANTS: dict[str, tuple[type[Paradigm], dict[str, Any]]] = {
@@ -66,6 +70,11 @@ def test_an_assignment_within_batches(pairing: str, tmp_path: Path) -> None:
     check_paradigm(assignment, tmp_path, latent_dim=4, pairing=pairing, latent_steps=3)
 
 
+def test_a_flow_from_paired_noise(tmp_path: Path) -> None:
+    (flow,) = (cls for cls in shipped(Paradigm) if cls.__name__ == "FlowMatching")
+    check_paradigm(flow, tmp_path, velocity=MLPVelocity, pairing="batch", steps=2)
+
+
 @pytest.mark.parametrize("encoder", shipped(Encoder), ids=lambda cls: cls.__name__)
 def test_encoder(encoder: type[Encoder]) -> None:
     check_encoder(encoder)
@@ -74,6 +83,11 @@ def test_encoder(encoder: type[Encoder]) -> None:
 @pytest.mark.parametrize("decoder", shipped(Decoder), ids=lambda cls: cls.__name__)
 def test_decoder(decoder: type[Decoder]) -> None:
     check_decoder(decoder)
+
+
+@pytest.mark.parametrize("velocity", shipped(Velocity), ids=lambda cls: cls.__name__)
+def test_velocity(velocity: type[Velocity]) -> None:
+    check_velocity(velocity)
 
 
 @pytest.mark.parametrize("data", shipped(DataModule), ids=lambda cls: cls.__name__)
