@@ -14,7 +14,8 @@ from encdec.copyable import Copyable
 from encdec.networks.base import Activation, activation_layer, require_positive_sizes
 from encdec.types import Shape, UserError
 
-_FREQUENCIES = 16  # of the embedding of a time, from half a wave in [0, 1] to a hundred
+_FREQUENCIES = 16  # of the embedding of a time, from half a wave in [0, 1]
+_HIGHEST = 8  # times as many waves; with more, derivatives by time, which MeanFlow takes, would be mostly noise
 
 
 class Velocity(Copyable, ABC):
@@ -49,7 +50,7 @@ def time_embedding(t: Tensor) -> Tensor:
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, sec. 3.5, with frequencies for [0, 1].
     """
     exponents = torch.linspace(0, 1, _FREQUENCIES, device=t.device, dtype=t.dtype)
-    angles = t[:, :, None] * (math.pi * 100**exponents)
+    angles = t[:, :, None] * (math.pi * _HIGHEST**exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=2).flatten(1)
 
 
