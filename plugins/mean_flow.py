@@ -1,7 +1,7 @@
 """MeanFlow: the mean velocity of a flow between two times, so that one call of a network makes an image."""
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from encdec.objectives.losses import full_precision, squared_error
 from encdec.paradigms import Paradigm, moving_average
 from encdec.types import Batch, Losses, UserError
 
-_MEAN, _STD = -0.4, 1.0  # of the logits of times
+_MEAN, _STD = -0.4, 1.0  # of the logits of logit-normal times
 _LEAST = 1e-3  # what is added to an error before it becomes a weight
 
 
@@ -23,7 +23,7 @@ class MeanFlow(Paradigm):
     x is an image scaled to [−1, 1] and ε ~ N(0, I) noise of as many numbers. u is the mean between the times r and t of
     the velocity of the flow that ends in noise at t = 1, so z_r = z_t − (t − r) u(z_t, r, t), and a sample is
     ε − u(ε, 0, 1). That du/dt = v ∂u/∂z + ∂u/∂t along the flow is the identity which is asked for; it is one
-    forward-mode derivative. Times are logit-normal, and r = t in a share of the images, where it is flow matching. The
+    forward-mode derivative. Times are random, and r = t in a share of the images, where it is flow matching. The
     weight w = 1 / (‖·‖² + c)^p, without gradient, evens out the errors. The target moves with the network, so no loss
     measures progress, and there is no best checkpoint.
 
@@ -32,11 +32,12 @@ class MeanFlow(Paradigm):
     Args:
         velocity: makes u: (B, C, H, W), (B, 2) -> (B, C, H, W), of r and t; it must be smooth.
         apart: the share of the images with r < t.
+        times: how r and t are drawn; the paper's are logit-normal, which seldom comes near t = 1, where samples begin.
         power: p; 0 is the squared error.
         decay: of the moving average of u's weights, at each step; it is evaluated and makes the samples.
 
     Raises:
-        UserError: `apart` is not in [0, 1], `power` is negative, or `decay` is not in [0, 1).
+        UserError: `apart` is not in [0, 1], `power` is negative, `decay` is not in [0, 1), or there are no such times.
     """
 
     conditioning = None
@@ -46,6 +47,7 @@ class MeanFlow(Paradigm):
         self,
         velocity: VelocityCallable = UNet,
         apart: float = 0.75,
+        times: Literal["uniform", "logit_normal"] = "uniform",
         power: float = 0.75,
         decay: float = 0.999,
         **kwargs: Any,
@@ -55,7 +57,9 @@ class MeanFlow(Paradigm):
             raise UserError(f"MeanFlow: apart is {apart}, but a share must be in [0, 1].", 2)
         if not power >= 0:
             raise UserError(f"MeanFlow: power is {power}, but it can't be negative.", 2)
-        self.apart, self.power = apart, power
+        if times not in ("uniform", "logit_normal"):
+            raise UserError(f"MeanFlow: times is {times!r}, but it must be uniform or logit_normal.", 2)
+        self.apart, self.times, self.power = apart, times, power
         self.noise_dim = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
         self.velocity = velocity(self.image_shape, 2)
         self.average = moving_average(self.velocity, decay)
@@ -64,7 +68,9 @@ class MeanFlow(Paradigm):
         """`loss`: weighted; `error` = ‖u − target‖², summed over pixels, of one r, t and ε for each image."""
         noise = self.noise(batch.index, self.noise_dim + 3)
         x, epsilon = (2 * batch.x - 1).to(noise), noise[:, 3:].reshape(batch.x.shape)
-        r, t = torch.sigmoid(_MEAN + _STD * noise[:, :2]).aminmax(dim=1)
+        of_time = noise[:, :2]
+        uniform = self.times == "uniform"
+        r, t = (torch.special.ndtr(of_time) if uniform else torch.sigmoid(_MEAN + _STD * of_time)).aminmax(dim=1)
         r = torch.where(torch.special.ndtr(noise[:, 2]) < self.apart, r, t)
         way = t[:, None, None, None]
         z, v = (1 - way) * x + way * epsilon, epsilon - x
