@@ -162,15 +162,13 @@ def _with_weights(args: list[str]) -> list[str]:
     Raises:
         UserError: the call can't take any.
     """
-    file, digest = (
-        [value for value in _flag_values(args, f"--{name}") if value != "null"]
-        for name in (weights.FILE, weights.DIGEST)
-    )
+    file, digest = (_flag_values(args, f"--{name}") for name in (weights.FILE, weights.DIGEST))
+    named = [value for value in (*file, *digest) if value != "null"]
     if args[0] != "fit":
-        if file or digest:
+        if named:
             raise UserError(f"--weights is what fit begins with; {args[0]} takes a checkpoint by --ckpt_path.", 2)
         return args
-    if file and _flag_values(args, "--ckpt_path"):
+    if named and _flag_values(args, "--ckpt_path"):
         raise weights.beside_a_checkpoint()
     return [*args, f"--{weights.DIGEST}=null"] if file and not digest else args
 

@@ -96,12 +96,14 @@ def pin_weights(settings: dict[str, Any]) -> None:
     """Note what the file of `--weights` holds, unless the settings of a run say what it held.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or none is named.
     """
-    if settings[FILE] is None:
-        settings[DIGEST] = None
-    elif settings[DIGEST] is None:
-        settings[DIGEST] = digest_of(Path(settings[FILE]))
+    if settings[FILE] is None and settings[DIGEST] is not None:
+        raise UserError(
+            f"--{DIGEST} says what the file of --{FILE} must hold, but none is named: give --{FILE} FILE.", 2
+        )
+    if settings[FILE] is not None and settings[DIGEST] is None:
+        settings[DIGEST] = digest_of(settings[FILE])
 
 
 def weights(start: folders.Start, settings: Mapping[str, Any]) -> Weights | None:

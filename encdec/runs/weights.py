@@ -129,7 +129,7 @@ def beside_a_checkpoint() -> UserError:
     )
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal.
 
     Raises:
@@ -137,7 +137,7 @@ def digest_of(path: Path) -> str:
     """
     checkpoints.require_file(path)
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error}).") from error
