@@ -91,7 +91,8 @@ def drift(to_images: Tensor, to_samples: Tensor, x: Tensor, y: Tensor, tau: Tens
     Distances are (P, N) to images x, (N, F), and (P, M) to samples y, (M, F), infinite where a point is the sample.
     """
     logits = torch.cat([to_images, to_samples], 1) / -tau
-    affinity = (logits.softmax(1) * logits.softmax(0)).sqrt()
+    of_columns = logits.softmax(0).nan_to_num(0)  # a column is all infinite where the only point is the sample
+    affinity = (logits.softmax(1) * of_columns).sqrt()
     attracted, repelled = affinity[:, : len(x)], affinity[:, len(x) :]
     to_x, to_y = attracted * repelled.sum(1, keepdim=True), repelled * attracted.sum(1, keepdim=True)
     return product(to_x, x) - product(to_y, y)

@@ -8,7 +8,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from encdec import __version__
+from encdec import __version__, plugins
 from encdec.data.fingerprints import KEY, identity_in
 from encdec.files import expanded, written_whole
 from encdec.formats import CHECKPOINT_FORMAT
@@ -23,6 +23,7 @@ def export_checkpoint(checkpoint: str | PathLike[str], file: str | PathLike[str]
     target = Path(expanded(checkpoint)).with_suffix(ENDING) if file is None else Path(expanded(file))
     if target.suffix != ENDING:
         raise UserError(f"{target} would hold safetensors: give it a name that ends with {ENDING}.", 2)
+    plugins.load()
     contents = read_checkpoint(checkpoint)
     paradigm_class(contents, checkpoint)
     hparams = {name: value for name, value in contents["hyper_parameters"].items() if not name.startswith("_")}

@@ -103,5 +103,17 @@ def test_its_loss_is_constant_and_its_drift_is_not() -> None:
     assert abs(found[1].terms["drift"] / found[0].terms["drift"] - 1) > 0.2
 
 
+def test_a_batch_of_one_image_has_no_drift_and_not_nan() -> None:
+    """There is no other sample: the last batch of an epoch may be such a one, and its step changes nothing."""
+    model = Drifting(image_shape=(1, 8, 8), latent_dim=4)
+    batch = next(iter(Blobs(batch_size=1, num_images=8).train_dataloader()))
+    losses = model.losses(batch)
+    losses.loss.backward()
+    assert (losses.loss.item(), losses.terms["drift"].item()) == (0, 0)
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_the_sinkhorn_coupling_keeps_the_contract(tmp_path: Path) -> None:
     check_paradigm(Drifting, tmp_path, latent_dim=4, coupling="sinkhorn")

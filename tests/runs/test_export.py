@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -156,3 +158,12 @@ def test_a_run_in_pure_python_is_exported_too(project: Path) -> None:
     trainer.fit(vae, Digits())
     trainer.save_checkpoint("a.ckpt", weights_only=False)
     assert encdec.load(encdec.export("a.ckpt")).hparams == {**vae.hparams, "image_shape": [1, 8, 8]}
+
+
+def test_what_a_plugin_defines_is_exported_before_plugins_are_loaded(file: Path) -> None:
+    """Those that come with encdec are known to Python as to the command line, in a process that only exports."""
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["hyper_parameters"]["_class_path"] = "encdec_plugins.mmd.MMD"
+    torch.save(checkpoint, file)
+    subprocess.run([sys.executable, "-c", f"import encdec; encdec.export({str(file)!r}, 'a.safetensors')"], check=True)
+    assert Path("a.safetensors").is_file()
