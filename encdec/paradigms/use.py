@@ -78,11 +78,16 @@ class Usable(pl.LightningModule):
             noise: standard normal, (N, noise_dim); drawn from torch's global generator if None.
 
         Raises:
-            UserError: there is no such label, or the noise has another shape.
+            UserError: there is no such label, or the noise is no tensor or has another shape.
         """
         labels = checked_labels(self._name("sample"), y, self.num_classes).to(self.device)
         if noise is None:
             noise = torch.randn(len(labels), self.noise_dim, device=self.device)
+        elif not isinstance(noise, Tensor):
+            raise UserError(
+                f"{self._name('sample')}: noise is a {type(noise).__name__}, but it must be a tensor "
+                f"{(len(labels), self.noise_dim)}."
+            )
         elif noise.shape != (len(labels), self.noise_dim):
             raise UserError(
                 f"{self._name('sample')}: noise has the shape {tuple(noise.shape)}, but for {len(labels)} images of "
