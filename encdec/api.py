@@ -163,6 +163,8 @@ def show(
         require_count("show", "columns", columns)
     picture = as_picture(enlarge(comparison(rows, min(count, columns or (8 if count % 10 else 10)))))
     if file is not None:
+        if Path(file).suffix.lower() != ".png":
+            raise UserError(f"show: {Path(file).name} would hold a PNG: give it a name that ends with .png.")
         content = io.BytesIO()
         picture.save(content, format="PNG")
         with written_whole(Path(expanded(file))) as opened:
@@ -193,6 +195,8 @@ def _check_shown(row: object, first: Tensor) -> None:
             "show: images must be tensors (N, C, H, W), N at least 1 and the same in all of them, but one is "
             f"{found}; images[None] makes a batch of a single one."
         )
+    if not bool(row.isfinite().all()):
+        raise UserError("show: pixels must be finite, but some are infinite or NaN.")
     if not row.is_floating_point() or float(row.detach().max()) > _BRIGHTEST:
         raise UserError(
             f"show: pixels must be floating-point numbers in [0, 1], but they are {row.dtype} up to "

@@ -112,6 +112,8 @@ def wrong_model() -> Paradigm:
         (lambda: encdec.show(torch.rand(2, 1, 8, 8), torch.rand(3, 1, 8, 8)), "the same in all of them"),
         (lambda: encdec.show(255 * torch.ones(2, 1, 8, 8)), "torch.float32 up to 255: images / 255"),
         (lambda: encdec.show(torch.ones(2, 1, 8, 8).byte()), "torch.uint8"),
+        (lambda: encdec.show(torch.ones(2, 1, 8, 8) / 0), "must be finite"),
+        (lambda: encdec.show(torch.rand(2, 1, 8, 8), file="a.jpg"), "a.jpg would hold a PNG"),
         (lambda: encdec.show(torch.rand(2, 1, 8, 8), num_images=0), "num_images is 0"),
         (lambda: Digits().show(4, "tset"), "'tset', but it must be one of train, val and test"),  # type: ignore[arg-type]
     ],

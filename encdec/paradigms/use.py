@@ -78,7 +78,7 @@ class Usable(pl.LightningModule):
             noise: standard normal, (N, noise_dim); drawn from torch's global generator if None.
 
         Raises:
-            UserError: there is no such label, or the noise is no tensor or has another shape.
+            UserError: there is no such label, or the noise is no tensor, has another shape or is not finite.
         """
         labels = checked_labels(self._name("sample"), y, self.num_classes).to(self.device)
         if noise is None:
@@ -93,6 +93,7 @@ class Usable(pl.LightningModule):
                 f"{self._name('sample')}: noise has the shape {tuple(noise.shape)}, but for {len(labels)} images of "
                 f"{self.noise_dim} numbers each it must be {(len(labels), self.noise_dim)}."
             )
+        self._require_finite("sample", "noise", noise)
         noise = noise.to(self.device, self.weights_dtype)
         with self._evaluating():
             parts = zip(noise.split(self._at_once), labels.split(self._at_once), strict=True)
@@ -158,7 +159,7 @@ class Usable(pl.LightningModule):
             y: labels, int64, (N,).
 
         Raises:
-            UserError: the latents have another shape.
+            UserError: the latents have another shape, or are not finite.
         """
         name = self._name("from_latents")
         if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self._dim or not len(z):
@@ -166,11 +167,16 @@ class Usable(pl.LightningModule):
             raise UserError(
                 f"{name}: latents are of {found}, but they must be a tensor (N, {self._dim}), N at least 1."
             )
+        self._require_finite("from_latents", "latents", z)
         z, labels = z.to(self.device, self.weights_dtype), self._labels("from_latents", y, len(z))
         decode: Callable[[Tensor, Tensor], Tensor] | None = getattr(self, "decode", None)
         with self._evaluating():
             parts = zip(z.split(self._at_once), labels.split(self._at_once), strict=True)
             return torch.cat([self.generate(*one) if decode is None else pixel_means(decode(*one)) for one in parts])
+
+    def _require_finite(self, method: str, what: str, numbers: Tensor) -> None:
+        if not bool(numbers.isfinite().all()):
+            raise UserError(f"{self._name(method)}: {what} must be finite, but some numbers are infinite or NaN.")
 
     @property
     def weights_dtype(self) -> torch.dtype:

@@ -146,6 +146,8 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a share": (lambda m: m.sample(0.5), r"it is a float"),
     "no labels": (lambda m: m.sample(torch.zeros(0).long()), r"N at least 1"),
     "noise of NumPy": (lambda m: m.sample(3, X[:3].numpy()), r"noise is a ndarray, but it must be a tensor \(3, 4\)"),
+    "noise of NaN": (lambda m: m.sample(3, torch.randn(3, 4) / 0 * 0), r"VAE.sample: noise must be finite"),
+    "infinite latents": (lambda m: m.from_latents(torch.ones(3, 4) / 0), r"VAE.from_latents: latents must be finite"),
     "noise": (lambda m: m.sample(3, torch.randn(3, 5)), r"noise has the shape \(3, 5\), .* it must be \(3, 4\)"),
     "unlike ends": (lambda m: m.interpolate(X, X[:2]), r"ends of lines are \(6, 1, 8, 8\) and \(2, 1, 8, 8\)"),
     "one step": (lambda m: m.interpolate(X, X, 1), r"steps is 1, but a line needs 2 images or more"),
