@@ -243,7 +243,9 @@ def unexpected(error: BaseException) -> str:
     error = next((cause for cause in chain if not _INTERNAL.search(str(cause))), chain[-1])
     reason = _shortened(" ".join(str(error).split()))
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+    # an attribute that is missing is at fault where it is asked for, not where that is said
+    asked = [frame for frame in frames if frame.name != "__getattr__"]
+    ours = [frame for frame in asked if "site-packages" not in frame.filename and "<" not in frame.filename]
     frame = (ours or frames)[-1]
     place = f"{os.path.relpath(frame.filename)}, line {frame.lineno}" if frame.filename else "no file"
     return f"{type(error).__name__}: {reason} ({place}). ENCDEC_DEBUG=1 shows the traceback."
