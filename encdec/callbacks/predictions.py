@@ -18,7 +18,17 @@ from encdec.callbacks.image_grids import fixed_noise
 from encdec.callbacks.prediction_rows import Rows, flushed, interleaved
 from encdec.data import DataModule
 from encdec.evaluation.context import Context, block_size
-from encdec.evaluation.grids import as_png, as_rgb, comparison, drawing, enlarge, grid, sample_labels, shown_images
+from encdec.evaluation.grids import (
+    as_png,
+    as_rgb,
+    comparison,
+    drawing,
+    eight_bits,
+    enlarge,
+    grid,
+    sample_labels,
+    shown_images,
+)
 from encdec.evaluation.latent_images import strip_latents
 from encdec.evaluation.samplers import Sampler, sample_from
 from encdec.evaluation.view import View
@@ -309,7 +319,7 @@ def _written(stem: Path, tensors: dict[str, Tensor], picture: Picture) -> list[s
     """Write the tensors and their picture; the files' names. One that can't be drawn costs a sentence."""
     names = []
     with drawing(f"{stem.name}.png"):
-        png = as_png(enlarge(picture()))
+        png = as_png(enlarge(eight_bits(picture())))
         names.append(f"{stem.name}.png")
     if names:
         with flushed(stem.with_suffix(".png")) as file:

@@ -97,14 +97,19 @@ def thumbnails(images: Tensor) -> Tensor:
     return F.pad(as_rgb(images), (left, side - width - left, top, side - height - top), value=_GREY)
 
 
+def eight_bits(image: Tensor) -> Tensor:
+    """Pixels in [0, 1] as whole numbers, 0 to 255, uint8: before an image is enlarged, it takes little memory."""
+    return image.mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
 def as_picture(image: Tensor) -> Image.Image:
-    """An image (3, H, W) in [0, 1] as Pillow's, which notebooks show."""
-    pixels = image.mul(255).add(0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
-    return Image.fromarray(pixels.numpy())
+    """An image (3, H, W), in [0, 1] or of eight bits, as Pillow's, which notebooks show."""
+    pixels = eight_bits(image) if image.is_floating_point() else image
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def as_png(image: Tensor) -> bytes:
-    """An image (3, H, W) in [0, 1] as the content of a PNG file."""
+    """An image (3, H, W), in [0, 1] or of eight bits, as the content of a PNG file."""
     content = io.BytesIO()
     as_picture(image).save(content, format="PNG")
     return content.getvalue()
