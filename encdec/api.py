@@ -1,6 +1,5 @@
 """What `import encdec` gives, behind names that are imported when they are used."""
 
-import io
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -17,7 +16,7 @@ from encdec.data.fingerprints import fingerprint
 from encdec.data.loader import Loader
 from encdec.evaluation.context import Context
 from encdec.evaluation.features import SpaceKind
-from encdec.evaluation.grids import as_picture, comparison, enlarge, shown_images
+from encdec.evaluation.grids import as_picture, as_png, comparison, eight_bits, enlarge, shown_images
 from encdec.evaluation.image_values import ImageValues
 from encdec.evaluation.questions import QUESTIONS
 from encdec.evaluation.results import Metrics
@@ -161,15 +160,13 @@ def show(
     count = len(rows[0])
     if columns is not None:
         require_count("show", "columns", columns)
-    picture = as_picture(enlarge(comparison(rows, min(count, columns or (8 if count % 10 else 10)))))
+    pixels = enlarge(eight_bits(comparison(rows, min(count, columns or (8 if count % 10 else 10)))))
     if file is not None:
         if Path(file).suffix.lower() != ".png":
             raise UserError(f"show: {Path(file).name} would hold a PNG: give it a name that ends with .png.")
-        content = io.BytesIO()
-        picture.save(content, format="PNG")
         with written_whole(Path(expanded(file))) as opened:
-            opened.write(content.getvalue())
-    return picture
+            opened.write(as_png(pixels))
+    return as_picture(pixels)
 
 
 def require_count(what: str, name: str, count: object) -> None:

@@ -26,6 +26,7 @@ class EnergyScore(SetGenerator):
     Args:
         decoder: makes f: (B, latent_dim) -> (B, C, H, W), logits.
         latent_dim: size of the latent.
+        features: makes what distances are taken between, `Pixels` or `RandomConvolutions`.
         num_prior_samples: K, the samples of a step; shared by its images.
 
     Raises:
