@@ -34,6 +34,7 @@ from encdec.evaluation.samplers import Sampler, sample_from
 from encdec.evaluation.view import View
 from encdec.files import claimed, expanded, fault_of
 from encdec.messages import say
+from encdec.objectives.losses import squared_error
 from encdec.paradigms import LatentVariable, Paradigm
 from encdec.runs.folders import short
 from encdec.types import Batch, UserError, require_positive
@@ -253,7 +254,7 @@ class WritePredictions(pl.Callback):
         at_once = block_size(found["x"][0].numel())
         for start in range(0, len(files), at_once):
             x, of_latent = (found[name][start : start + at_once] for name in ("x", "reconstruction"))
-            errors["mse"][start : start + len(x)] = (x - of_latent).square().flatten(1).mean(1)
+            errors["mse"][start : start + len(x)] = squared_error(of_latent, x) / x[0].numel()
         errors |= {name: found[name] for name in self._terms}
         names = [*errors, *(f"z_{number}" for number in range(found["z"].shape[1]))]
         with (self._parts / "pictures.csv").open("w", encoding="utf-8", newline="") as table:
