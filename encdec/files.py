@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and the paths that lead to them."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

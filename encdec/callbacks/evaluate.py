@@ -29,7 +29,7 @@ from encdec.evaluation.results import Metrics
 from encdec.evaluation.samplers import Sampler
 from encdec.evaluation.view import View
 from encdec.evaluation.whole import PARTS, Part, Plan, Stage, evaluate_all
-from encdec.files import expanded
+from encdec.files import expanded, sha256
 from encdec.formats import REPORT_FORMAT
 from encdec.paradigms import Paradigm
 from encdec.runs import history
@@ -276,7 +276,7 @@ def _provenance(
     }
     if trainer.ckpt_path is not None:
         path = Path(trainer.ckpt_path)
-        found |= {"checkpoint": path.name, "sha256": report.sha256(path)}
+        found |= {"checkpoint": path.name, "sha256": sha256(path)}
     found["data"] = {
         "class": type(data).__name__,
         "without_effect": sorted({*data.places, *data.resources}),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from encdec.files import expanded
+from encdec.files import expanded, sha256
 from encdec.formats import REPORT_ENDING, REPORT_FORMAT
 from encdec.text import printable
 from encdec.types import UserError
@@ -18,7 +18,7 @@ _LARGEST_VALUE = 1e300  # so that sums over runs stay finite
 _DEEPEST = 50
 _REQUIRED = {"name": str, "seed": int, "metrics": dict, "data": dict}
 _OPTIONAL = {
-    "version": str, "paradigm": str, "checkpoint": str, "step": int, "precision": str,
+    "version": str, "paradigm": str, "checkpoint": str, "sha256": str, "step": int, "precision": str,
     "feature_space": str, "settings": dict, "config": dict, "versions": dict,
 }  # fmt: skip
 _TYPES = {str: "text", int: "an integer", dict: "an object"}
@@ -70,6 +70,17 @@ def read(path: Path) -> dict[str, Any]:
     report["checkpoint"] = Path(report.get("checkpoint") or path.name.removesuffix(REPORT_ENDING)).stem
     report["path"] = str(path)
     return report
+
+
+def trained_since(report: dict[str, Any]) -> Path | None:
+    """The checkpoint beside a report that was read, if it holds other weights now; None if not, or if there is none."""
+    path = Path(report["path"])
+    checkpoint = path.with_name(path.name.removesuffix(REPORT_ENDING) + ".ckpt")
+    try:
+        is_newer = checkpoint.stat().st_mtime_ns > path.stat().st_mtime_ns  # spares reading files of gigabytes
+        return checkpoint if is_newer and "sha256" in report and sha256(checkpoint) != report["sha256"] else None
+    except OSError:  # a report without its checkpoint is as good
+        return None
 
 
 def _below(path: Path, checkpoint: str | None) -> list[Path]:

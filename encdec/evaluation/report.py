@@ -1,7 +1,6 @@
 """The results of an evaluation as one JSON and one CSV file next to the checkpoint, with all that repeats them."""
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -39,12 +38,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Where the numbers were made, as far as it changes their last digits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metrics_as_dict(metrics: Metrics) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,12 @@
 """Weights that a training begins with, without the state of the training that made them."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from encdec.data.fingerprints import DataIdentity, PresentData, identity_in
+from encdec.files import sha256
 from encdec.messages import say
 from encdec.paradigms import Paradigm
 from encdec.runs import checkpoints, history, identity
@@ -137,7 +137,6 @@ def digest_of(path: str | Path) -> str:
     """
     checkpoints.require_file(path)
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(Path(path))
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error}).") from error

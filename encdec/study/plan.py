@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from encdec import __version__, shipped
-from encdec.files import expanded
+from encdec.files import expanded, sha256
 from encdec.study import state
 from encdec.study.spec import Study, as_json
 from encdec.types import UserError
@@ -250,8 +250,7 @@ def _weights(file: str) -> str:
 
 @cache
 def _digest(path: Path, stamp: tuple[int, int]) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _config(path: Path) -> Any:

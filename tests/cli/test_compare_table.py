@@ -1,5 +1,6 @@
 """`compare`: what it prints, in terminals of any width, and what it says where there is nothing to compare."""
 
+import hashlib
 import json
 import os
 import pty
@@ -186,3 +187,15 @@ def test_compare_is_a_command(project: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "0.25" in result.stdout
     assert "compare" in encdec_in(project, "compere").stderr
+
+
+def test_an_evaluation_of_weights_that_are_not_there_any_more_is_named(tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path, report_of("vae") | {"sha256": hashlib.sha256(b"step 36").hexdigest()})
+    checkpoint = path.with_name("last.ckpt")
+    for content, minutes, is_named in ((b"step 36", 1, False), (b"step 42", -1, False), (b"step 42", 1, True)):
+        checkpoint.write_bytes(content)
+        os.utime(checkpoint, (path.stat().st_mtime + 60 * minutes,) * 2)
+        _, lines = table_of(tmp_path, capsys)
+        said = " ".join(lines)
+        assert ("Careful: these numbers are of earlier weights than" in said) == is_named
+        assert ("last.ckpt holds now; run `python -m encdec test" in said) == is_named

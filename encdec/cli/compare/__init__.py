@@ -9,7 +9,7 @@ from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
 from encdec.cli.compare.pairs import baseline_of, of_study, paired
 from encdec.evaluation.questions import QUESTIONS
-from encdec.evaluation.reading import find, read
+from encdec.evaluation.reading import find, read, trained_since
 from encdec.messages import fail, say, suggestion
 from encdec.text import printable
 from encdec.types import UserError
@@ -92,7 +92,13 @@ def _compare(args: Sequence[str]) -> None:
     lines = [f"{printable(metric)}: {_reference(reports, metric)}" for metric in wanted]
     if not wanted:
         lines.append("No run has one of the metrics that are shown: --metrics all shows those that there are.")
-    for line in (*lines, *(line for row in found for line in row.repeated()), *_steps(found), *_differences(reports)):
+    for line in (
+        *lines,
+        *(line for row in found for line in row.repeated()),
+        *_steps(found),
+        *_outdated(reports),
+        *_differences(reports),
+    ):
         print_filled(line)
 
 
@@ -184,6 +190,19 @@ def _steps(found: list[Row]) -> list[str]:
         if len(steps) > 1:
             lines.append(f"{row.label}: the checkpoints are of steps {steps[0]} to {steps[-1]}.")
     return lines
+
+
+def _outdated(reports: list[dict[str, Any]]) -> list[str]:
+    """Name the runs that have been trained further since they were evaluated."""
+    found = [path for report in reports if (path := trained_since(report)) is not None]
+    if not found:
+        return []
+    names = [printable(str(path)) for path in found[:_MOST_DAMAGED]]
+    more = f" and {len(found) - len(names)} more" if len(found) > len(names) else ""
+    return [
+        f"Careful: these numbers are of earlier weights than {', '.join(names)}{more} "
+        f"{'hold' if len(found) > 1 else 'holds'} now; run `python -m encdec test --ckpt_path …` again."
+    ]
 
 
 def _differences(reports: list[dict[str, Any]]) -> list[str]:
