@@ -108,6 +108,11 @@ class Steps(pl.Callback):
         """
         check_data(self._paradigm, getattr(trainer, "datamodule", None))
         self._check_validations(trainer)
+        counted = trainer.fit_loop.epoch_loop.batch_progress.total
+        if counted.ready > counted.processed:
+            # a stop between two steps left a batch that was fetched but not trained on; Lightning takes back only the
+            # epoch's count of it, and at the next restart takes uneven counts for another place in the epoch
+            counted.reset_on_restart()
         self.in_all = batches_in_epoch(trainer, self.batches_per_step)
         schedules.check(trainer, self.length(trainer))
         players = self._paradigm.players().items()

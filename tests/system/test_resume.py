@@ -138,6 +138,25 @@ def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_like_one_that_was_not
     assert killing.differences(killing.whole(*command), stopped) == []
 
 
+@pytest.mark.parametrize("calls", [(30, 14), (44, 1), (30, 3, 11, 22)], ids=str)
+def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_was_not(
+    calls: tuple[int, ...], project: Path
+) -> None:
+    """Within an epoch and between two, in either order; each resumed training counts its steps from one."""
+    command = ("fit", "--config=configs/vae.yaml", *BASE, "--resume")
+    for call in calls:
+        code, output = killing.run(
+            project, *command, "--name=stopped", moment="a step", call=call, number=signal.SIGTERM
+        )
+        assert code == 143, output
+    saved = torch.load("lightning_logs/stopped/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == sum(calls)
+    code, output = killing.run(project, *command, "--name=stopped")
+    assert code == 0, output
+    stopped = killing.left(project / "lightning_logs/stopped/version_0")
+    assert killing.differences(killing.whole(*command), stopped) == []
+
+
 def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(project: Path) -> None:
     command = ("fit", "--config=configs/vae.yaml", *BASE, "--images.every_n_epochs=1", "--resume")
     assert killing.run(project, *command, "--name=whole")[0] == 0
