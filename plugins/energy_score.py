@@ -52,14 +52,18 @@ class EnergyScore(SetGenerator):
 
     def losses(self, batch: Batch) -> Losses:
         """`loss` = energy score, distance of features; `mse` and `bce` are those of each image's nearest sample."""
-        logits = self.decode(self.shared_noise(self.num_prior_samples, self.latent_dim), batch.y)
-        samples = self.features(pixel_means(logits))
-        to_samples = distances(self.features(batch.x), samples)
+        _, logits, samples, to_samples = self._drawn(batch)
         apart = mean_of_others(distances(samples, samples))
         return Losses(to_samples.mean(1) - apart / 2, logits=logits[to_samples.argmin(1)])
 
     def encode(self, batch: Batch) -> Tensor:
         """The latent of the nearest of K samples: inference by search."""
+        latents, _, _, to_samples = self._drawn(batch)
+        return latents[to_samples.argmin(1)]
+
+    def _drawn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """K latents, the logits and the features of their samples, and the distances of images to these, (B, K)."""
         latents = self.shared_noise(self.num_prior_samples, self.latent_dim)
-        samples = self.features(pixel_means(self.decode(latents, batch.y)))
-        return latents[distances(self.features(batch.x), samples).argmin(1)]
+        logits = self.decode(latents, batch.y)
+        samples = self.features(pixel_means(logits))
+        return latents, logits, samples, distances(self.features(batch.x), samples)

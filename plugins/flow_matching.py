@@ -7,14 +7,14 @@ from torch import Tensor
 
 from encdec.networks import UNet, VelocityCallable
 from encdec.objectives.assignment import match
-from encdec.objectives.losses import full_precision, squared_error, squared_error_matrix
-from encdec.paradigms import Paradigm, moving_average
+from encdec.objectives.losses import squared_error, squared_error_matrix
+from encdec.paradigms import Flow
 from encdec.training.gathering import gathered
 from encdec.types import Batch, Losses, UserError, require_positive
 
 
 @final
-class FlowMatching(Paradigm):
+class FlowMatching(Flow):
     """Conditional flow matching on straight paths: minimises E ‖v(x_t, t) − (x_1 − x_0)‖², x_t = (1 − t) x_0 + t x_1.
 
     x_1 is an image scaled to [−1, 1], x_0 ~ N(0, I) is noise of as many numbers, t ~ U(0, 1). At its minimum v is the
@@ -35,8 +35,6 @@ class FlowMatching(Paradigm):
         UserError: `steps` is not positive, `decay` is not in [0, 1), or there is no such pairing.
     """
 
-    conditioning = None
-
     def __init__(
         self,
         velocity: VelocityCallable = UNet,
@@ -45,28 +43,23 @@ class FlowMatching(Paradigm):
         decay: float = 0.999,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(velocity, 1, decay, **kwargs)
         if pairing not in ("random", "batch"):
             raise UserError(f"FlowMatching: pairing is {pairing!r}, but it must be random or batch.", 2)
         self.pairing, self.steps = pairing, steps
         require_positive(self, "steps")
-        self.noise_dim = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
-        self.velocity = velocity(self.image_shape, 1)
-        self.average = moving_average(self.velocity, decay)
 
     def losses(self, batch: Batch) -> Losses:
         """`loss`: squared error of the velocity, summed over pixels, for one t and one noise for each image.
 
         It belongs to the set of images where they are paired, in training those of all processes.
         """
-        noise = self.noise(batch.index, self.noise_dim + 1)
-        x1, x0 = (2 * batch.x - 1).to(noise), noise[:, 1:].reshape(batch.x.shape)
-        t = torch.special.ndtr(noise[:, :1])  # uniform
+        x1, x0, other = self.image_and_noise(batch, 1)
+        t = torch.special.ndtr(other)  # uniform
         if self.pairing == "batch":
             x0 = self._paired(x0, x1)
         way = t[:, :, None, None]
-        velocity = self.velocity if self.training else self.average
-        loss = squared_error(velocity((1 - way) * x0 + way * x1, t), x1 - x0)
+        loss = squared_error(self.current((1 - way) * x0 + way * x1, t), x1 - x0)
         return Losses(loss.mean() if self.pairing == "batch" else loss)
 
     def _paired(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -75,15 +68,11 @@ class FlowMatching(Paradigm):
         first = self.global_rank * len(x1) if self.training else 0
         return noises[match(squared_error_matrix(noises, images))[first : first + len(x1)]]
 
-    def after_step(self, batch: Batch) -> None:
-        """Let the average follow the velocity."""
-        self.average.update_parameters(self.velocity)
-
-    def generate(self, noise: Tensor, y: Tensor) -> Tensor:
-        """The end of the flow that begins at `noise`, by the averaged weights."""
-        x, step = noise.reshape(-1, *self.image_shape), 1 / self.steps
+    def end(self, noise: Tensor) -> Tensor:
+        """The end of dx/dt = v(x, t), by the midpoint method."""
+        x, step = noise, 1 / self.steps
         for k in range(self.steps):
-            t = torch.full_like(noise[:, :1], k * step)
+            t = noise.new_full((len(noise), 1), k * step)
             middle = x + step / 2 * self.average(x, t)
             x = x + step * self.average(middle, t + step / 2)
-        return (full_precision(x) / 2 + 0.5).clamp(0, 1)
+        return x

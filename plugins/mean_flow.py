@@ -8,8 +8,8 @@ from torch import Tensor
 
 from encdec.networks import UNet, VelocityCallable
 from encdec.objectives.derivatives import along
-from encdec.objectives.losses import full_precision, squared_error
-from encdec.paradigms import Paradigm, moving_average
+from encdec.objectives.losses import squared_error
+from encdec.paradigms import Flow
 from encdec.types import Batch, Losses, UserError
 
 _MEAN, _STD = -0.4, 1.0  # of the logits of logit-normal times
@@ -17,7 +17,7 @@ _LEAST = 1e-3  # what is added to an error before it becomes a weight
 
 
 @final
-class MeanFlow(Paradigm):
+class MeanFlow(Flow):
     """MeanFlow: minimises E w ‖u(z_t, r, t) − sg(v − (t − r) du/dt)‖², z_t = (1 − t) x + t ε, v = ε − x, r ≤ t.
 
     x is an image scaled to [−1, 1] and ε ~ N(0, I) noise of as many numbers. u is the mean between the times r and t of
@@ -40,7 +40,6 @@ class MeanFlow(Paradigm):
         UserError: `apart` is not in [0, 1], `power` is negative, `decay` is not in [0, 1), or there are no such times.
     """
 
-    conditioning = None
     monitor = None
 
     def __init__(
@@ -52,7 +51,7 @@ class MeanFlow(Paradigm):
         decay: float = 0.999,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(velocity, 2, decay, **kwargs)
         if not 0 <= apart <= 1:
             raise UserError(f"MeanFlow: apart is {apart}, but a share must be in [0, 1].", 2)
         if not power >= 0:
@@ -60,33 +59,23 @@ class MeanFlow(Paradigm):
         if times not in ("uniform", "logit_normal"):
             raise UserError(f"MeanFlow: times is {times!r}, but it must be uniform or logit_normal.", 2)
         self.apart, self.times, self.power = apart, times, power
-        self.noise_dim = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
-        self.velocity = velocity(self.image_shape, 2)
-        self.average = moving_average(self.velocity, decay)
 
     def losses(self, batch: Batch) -> Losses:
         """`loss`: weighted; `error` = ‖u − target‖², summed over pixels, of one r, t and ε for each image."""
-        noise = self.noise(batch.index, self.noise_dim + 3)
-        x, epsilon = (2 * batch.x - 1).to(noise), noise[:, 3:].reshape(batch.x.shape)
-        of_time = noise[:, :2]
-        uniform = self.times == "uniform"
+        x, epsilon, other = self.image_and_noise(batch, 3)
+        uniform, of_time = self.times == "uniform", other[:, :2]
         r, t = (torch.special.ndtr(of_time) if uniform else torch.sigmoid(_MEAN + _STD * of_time)).aminmax(dim=1)
-        r = torch.where(torch.special.ndtr(noise[:, 2]) < self.apart, r, t)
+        r = torch.where(torch.special.ndtr(other[:, 2]) < self.apart, r, t)
         way = t[:, None, None, None]
         z, v = (1 - way) * x + way * epsilon, epsilon - x
-        u, target = mean_velocity(self.velocity if self.training else self.average, z, v, r, t)
+        u, target = mean_velocity(self.current, z, v, r, t)
         error = squared_error(u, target)
         return Losses(error / (error.detach() + _LEAST) ** self.power, {"error": error})
 
-    def after_step(self, batch: Batch) -> None:
-        """Let the average follow the velocity."""
-        self.average.update_parameters(self.velocity)
-
-    def generate(self, noise: Tensor, y: Tensor) -> Tensor:
-        """ε − u(ε, 0, 1), by the averaged weights: one call."""
-        epsilon, one = noise.reshape(-1, *self.image_shape), torch.ones_like(noise[:, :1])
-        x = epsilon - self.average(epsilon, torch.cat([0 * one, one], 1))
-        return (full_precision(x) / 2 + 0.5).clamp(0, 1)
+    def end(self, noise: Tensor) -> Tensor:
+        """ε − u(ε, 0, 1): one call."""
+        one = noise.new_ones(len(noise), 1)
+        return noise - self.average(noise, torch.cat([0 * one, one], 1))
 
 
 def mean_velocity(

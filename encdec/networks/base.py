@@ -1,7 +1,8 @@
 """What an encoder and a decoder are, and how a config makes them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Literal
 
 from torch import Tensor, nn
@@ -25,14 +26,39 @@ def activation_layer(name: Activation) -> nn.Module:
     return known[name]()
 
 
-def require_positive_sizes(owner: nn.Module, name: str, sizes: tuple[int, ...]) -> None:
+def require_positive_sizes(owner: nn.Module, name: str, sizes: Sequence[int]) -> None:
     """Check the sizes of a network's layers.
 
     Raises:
-        UserError: one is not positive.
+        UserError: they are no list of integers, or one is not positive.
     """
-    if any(size < 1 for size in sizes):
-        raise UserError(f"{type(owner).__name__}: {name} is {list(sizes)}, but every size must be at least 1.", 2)
+    if not isinstance(sizes, Sequence):
+        raise UserError(f"{type(owner).__name__}: {name} is {sizes!r}, but it must be a list of integers.", 2)
+    expected = "" if all(isinstance(size, Integral) for size in sizes) else "an integer"
+    if not expected and any(size < 1 for size in sizes):
+        expected = "at least 1"
+    if expected:
+        raise UserError(f"{type(owner).__name__}: {name} is {list(sizes)}, but every size must be {expected}.", 2)
+
+
+def halved_sizes(image_shape: Shape, channels: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width before the first of some stages and after each, which halves both and rounds up.
+
+    Raises:
+        UserError: there are more stages than the images can be halved.
+    """
+    _, height, width = image_shape
+    sizes = [(height, width)]
+    for _ in channels:
+        if sizes[-1] == (1, 1):
+            most = f"so use at most {len(sizes) - 1}" if len(sizes) > 1 else "and one pixel has no half"
+            raise UserError(
+                f"`channels` {list(channels)} has too many stages for images of {height}×{width} pixels: "
+                f"each stage halves the size, {most}.",
+                2,
+            )
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
 
 
 class Encoder(Copyable, ABC):

@@ -9,25 +9,15 @@ from typing import final
 
 from torch import Tensor, nn
 
-from encdec.networks.base import Activation, Decoder, Encoder, activation_layer, require_positive_sizes
+from encdec.networks.base import Activation, Decoder, Encoder, activation_layer, halved_sizes, require_positive_sizes
 from encdec.types import Shape, UserError
 
 
 def _sizes(image_shape: Shape, channels: tuple[int, ...]) -> list[tuple[int, int]]:
     """Height and width before the first stage and after each: [image, …, smallest]."""
-    _, height, width = image_shape
     if not channels:
         raise UserError("A convolutional network needs at least one stage: `channels` is empty.", 2)
-    sizes = [(height, width)]
-    for _ in channels:
-        if sizes[-1] == (1, 1):
-            raise UserError(
-                f"`channels` {list(channels)} has too many stages for images of {height}×{width} pixels: "
-                f"each stage halves the size, so use at most {len(sizes) - 1}.",
-                2,
-            )
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    return sizes
+    return halved_sizes(image_shape, channels)
 
 
 @final

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from encdec.copyable import Copyable
-from encdec.networks.base import require_positive_sizes
+from encdec.networks.base import halved_sizes, require_positive_sizes
 from encdec.objectives.losses import full_precision
-from encdec.types import Shape
+from encdec.types import Shape, UserError
 
 
 class Features(Copyable, ABC):
@@ -73,12 +73,19 @@ class RandomConvolutions(Features):
         seed: of the filters.
 
     Raises:
-        UserError: a size is not positive.
+        UserError: there is no stage, or more than the images can be halved, or a size is not positive.
     """
 
     def __init__(self, image_shape: Shape, channels: tuple[int, ...] = (16, 32), seed: int = 0) -> None:
         super().__init__(image_shape)
         require_positive_sizes(self, "channels", channels)
+        if not channels:
+            raise UserError(
+                "RandomConvolutions: channels is empty, and without a stage its features would be the pixels: take "
+                "Pixels, or name a stage.",
+                2,
+            )
+        self.sizes = halved_sizes(image_shape, channels)[1:]
         generator, maps = torch.Generator().manual_seed(seed), image_shape[0]
         for stage, count in enumerate(channels):
             filters = torch.randn(count, maps, 3, 3, generator=generator)
@@ -89,11 +96,8 @@ class RandomConvolutions(Features):
     @property
     def size(self) -> int:
         """C · H · W, and the sizes of all stages."""
-        (channels, height, width), size = self.image_shape, math.prod(self.image_shape)
-        for filters in self.buffers():
-            channels, height, width = len(filters), (height + 1) // 2, (width + 1) // 2
-            size += channels * height * width
-        return size
+        stages = zip(self.buffers(), self.sizes, strict=True)
+        return math.prod(self.image_shape) + sum(len(filters) * math.prod(size) for filters, size in stages)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, size)."""

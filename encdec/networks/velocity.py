@@ -134,7 +134,7 @@ class UNet(Velocity):
         time_size: how many numbers the blocks read of the times.
 
     Raises:
-        UserError: a size is not positive, or there is no resolution.
+        UserError: a size is not positive, or there is no resolution, or the lowest is too low for the images.
     """
 
     def __init__(
@@ -152,6 +152,13 @@ class UNet(Velocity):
         require_positive_sizes(self, "patch", (patch,))
         require_positive_sizes(self, "time_size", (time_size,))
         pixel = patch * 2 ** (len(channels) - 1)
+        if pixel >= 2 * max(image_shape[1:]):
+            raise UserError(
+                f"UNet: channels {list(channels)} and patch {patch} make the lowest resolution one pixel for "
+                f"{pixel}×{pixel}, but images have {image_shape[1]}×{image_shape[2]}: use fewer resolutions, a smaller "
+                "patch, or MLPVelocity.",
+                2,
+            )
         self.padding = (0, -image_shape[2] % pixel, 0, -image_shape[1] % pixel)
         self.time = nn.Sequential(nn.Linear(_embedded(times), time_size), nn.SiLU())
         maps = image_shape[0] * patch**2

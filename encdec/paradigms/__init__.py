@@ -6,6 +6,7 @@ from encdec.paradigms.base import Paradigm
 from encdec.paradigms.codes import LatentTable, Permutation, StoredLatents
 from encdec.paradigms.conditional_decoder import ConditionalDecoder
 from encdec.paradigms.encoderless_vae import EncoderlessVAE
+from encdec.paradigms.flows import Flow
 from encdec.paradigms.latent import LatentVariable
 from encdec.paradigms.protocols import Encodes, HasCodes, Infers, encodes, has_codes, infers
 from encdec.paradigms.sets import SetGenerator
@@ -19,6 +20,7 @@ __all__ = [
     "ConditionalDecoder",
     "EncoderlessVAE",
     "Encodes",
+    "Flow",
     "HasCodes",
     "Infers",
     "LatentTable",
