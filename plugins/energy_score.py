@@ -33,6 +33,7 @@ class EnergyScore(SetGenerator):
         UserError: K is below 2, or a size is not positive.
     """
 
+    least_images = 1  # it has the other samples beside it
     # no conditioning: the sample that is measured is the nearest of K, and not one made for the image
 
     def __init__(

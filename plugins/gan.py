@@ -83,6 +83,8 @@ class GAN(Paradigm):
 
         Its terms are the logits `real` and `fake`, and ‖∇d‖² at the image, `r1`, and at the sample, `r2`.
         """
+        if self.is_compiled:
+            raise UserError("GAN differentiates a gradient, which torch.compile can't do: leave --compile out.", 2)
         with torch.no_grad():
             samples = self._samples(batch)
         images, samples = batch.x.detach().requires_grad_(), samples.requires_grad_()

@@ -75,7 +75,8 @@ class MeanFlow(Flow):
     def end(self, noise: Tensor) -> Tensor:
         """ε − u(ε, 0, 1): one call."""
         one = noise.new_ones(len(noise), 1)
-        return noise - self.average(noise, torch.cat([0 * one, one], 1))
+        u: Tensor = self.average(noise, torch.cat([0 * one, one], 1))
+        return noise - u
 
 
 def mean_velocity(

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import AveragedModel
 
 from encdec.callbacks.best_and_last import best_and_last
 from encdec.runs.contents import CURRENT_WEIGHTS
@@ -23,11 +24,24 @@ class ShowAverages(pl.Callback):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what would train on in a pass that only measures.
+        """Refuse what would train on in a pass that only measures, and averages of what is an average already.
 
         Raises:
-            UserError: StochasticWeightAveraging is to average a network with batch normalization.
+            UserError: StochasticWeightAveraging is to average a network with batch normalization; or the paradigm has
+                a moving average of its own.
         """
+        kinds = WeightAveraging | StochasticWeightAveraging
+        callback = next((one for one in _callbacks(trainer) if isinstance(one, kinds)), None)
+        if (
+            stage == "fit"
+            and callback is not None
+            and any(isinstance(one, AveragedModel) for one in pl_module.modules())
+        ):
+            raise UserError(
+                f"{type(pl_module).__name__} has a moving average of its own, which makes its samples, and "
+                f"{type(callback).__name__} would average that again: leave the callback out, and set model.decay.",
+                2,
+            )
         normalizes = StochasticWeightAveraging.pl_module_contains_batch_norm(pl_module)
         if normalizes and _stochastic(trainer) is not None:
             raise UserError(

@@ -18,18 +18,17 @@ _BESIDE = ("memorised",)
 
 def print_answers(metrics: Metrics) -> None:
     """Print each question with the metric that answers it, its standard error, its baseline and its unit."""
-    shown = set[str]()
+    shown, missing = set[str](), set[str]()
     for question in QUESTIONS:
         headline = question.answer(metrics.values)
         if headline is None:
+            missing |= {question.name, *question.headline}
             continue
         print(f"{question.name}: {question.asks}")
         for name in (headline, *(name for name in question.beside if name in _BESIDE and name in metrics.values)):
             shown.add(name)
             print("\n".join(_lines(name, metrics.values[name])))
-    _say(
-        metrics.undefined, shown | {name for question in QUESTIONS for name in question.headline}, "is not defined here"
-    )
+    _say(metrics.undefined, shown | missing, "is not defined here")
     _say(metrics.doubtful, shown, "is to be read with care")
 
 
@@ -56,8 +55,7 @@ def print_sentences(sentences: Iterable[str]) -> None:
 
 
 def _say(sentences: dict[str, str], names: set[str], what: str) -> None:
-    shown = names | {"reconstruction", "likelihood"}
-    print_sentences(f"{name} {what}: {sentence}" for name, sentence in sentences.items() if name in shown)
+    print_sentences(f"{name} {what}: {sentence}" for name, sentence in sentences.items() if name in names)
 
 
 def print_details(metrics: Metrics) -> None:

@@ -29,9 +29,11 @@ def add_costs(context: Context, decoder_calls: float | None) -> None:
     unit = "numbers that are trained or stored for training, tables of latents included, moments of optimizers not"
     metrics.add("parameters_training", parameters_training(view.paradigm), unit)
     if decoder_calls is None:
+        has_decoder = isinstance(getattr(view.paradigm, "decoder", None), torch.nn.Module)
         metrics.undefined["decoder_calls"] = (
-            "its training did not count them: it was compiled, is not through its first epoch, has no module "
-            "`decoder`, or is of an older encdec"
+            "its training did not count them: it was compiled, is not through its first epoch, or is of an older encdec"
+            if has_decoder
+            else f"{type(view.paradigm).__name__} has no module `decoder`"
         )
     else:
         metrics.add("decoder_calls", decoder_calls, "forward passes of the decoder per training image and epoch")

@@ -3,7 +3,7 @@
 What `test` prints, the columns of `compare` and the charts of a study's report take their headlines from here.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,3 +76,16 @@ QUESTIONS = (
     ),
 )
 """In the order in which they are shown."""
+
+
+def why_undefined(metric: str, undefined: Mapping[str, str]) -> str | None:
+    """Why an evaluation has no such metric, as it says of the metric or of the question that this belongs to.
+
+    Args:
+        metric: its name.
+        undefined: what the evaluation says, by metric or question.
+    """
+    asked = next((one.name for one in QUESTIONS if metric in (*one.headline, *one.beside)), "")
+    # without latents nothing is reconstructed; older reports say no more of such a model
+    also = "reconstruction" if asked == "latent space" else asked
+    return undefined.get(metric) or undefined.get(asked) or undefined.get(also)

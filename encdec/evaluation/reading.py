@@ -19,7 +19,7 @@ _DEEPEST = 50
 _REQUIRED = {"name": str, "seed": int, "metrics": dict, "data": dict}
 _OPTIONAL = {
     "version": str, "paradigm": str, "checkpoint": str, "sha256": str, "step": int, "precision": str,
-    "feature_space": str, "settings": dict, "config": dict, "versions": dict,
+    "feature_space": str, "settings": dict, "config": dict, "versions": dict, "undefined": dict,
 }  # fmt: skip
 _TYPES = {str: "text", int: "an integer", dict: "an object"}
 
@@ -156,6 +156,8 @@ def _check(report: Any) -> None:
     history = report.get("history", [])
     if not (isinstance(history, list) and all(isinstance(entry, str) for entry in history)):
         raise TypeError(f"history is {_brief(history)}, but it must be a list of texts")
+    for name, why in report.get("undefined", {}).items():
+        _is(why, str, f"undefined.{name}")
     without_effect = report["data"].get("without_effect", [])
     if not (isinstance(without_effect, list) and all(isinstance(name, str) for name in without_effect)):
         raise TypeError(f"data.without_effect is {_brief(without_effect)}, but it must be a list of texts")

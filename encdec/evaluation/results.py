@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from encdec.evaluation.image_values import ImageValues
+from encdec.evaluation.questions import why_undefined
 from encdec.types import UserError
 
 
@@ -46,7 +47,7 @@ class Metrics:
 
     Attributes:
         values: the metrics.
-        undefined: a sentence for each that is not defined for this run.
+        undefined: a sentence for each that is not defined for this run, and for each question without an answer.
         doubtful: a sentence for each that is to be read with care.
         images: of those that are means over test images, which other runs share: the values of the images.
     """
@@ -68,7 +69,7 @@ class Metrics:
             UserError: there is none of this name; the sentence says why, where it is known.
         """
         if name not in self.values:
-            why = self.undefined.get(name, f"the metrics are {', '.join(self.values)}")
+            why = why_undefined(name, self.undefined) or f"the metrics are {', '.join(self.values)}"
             raise NoMetricError(f"there is no metric {name!r}: {why}")
         return self.values[name]
 

@@ -16,6 +16,7 @@ from encdec.evaluation.references import Cache
 from encdec.evaluation.samplers import Sampler, sample_from, side_by_side
 from encdec.evaluation.samples import evaluate_samples
 from encdec.evaluation.smoothness import add_smoothness
+from encdec.paradigms import encodes, infers
 
 Part = Literal["reconstruction", "likelihood", "samples", "latent"]
 PARTS: tuple[Part, ...] = ("reconstruction", "likelihood", "samples", "latent")
@@ -66,10 +67,8 @@ def evaluate_all(
         sample_from(starting("sampler: latents of training images"), plan.sampler)
     if "samples" in parts:  # first, because it may have to say that what was asked for is not at hand
         space = find_space(starting("feature space"), plan.feature_space, plan.cache_dir, fingerprints["train"])
+    context.metrics.undefined |= _undefined(context, parts)
     if not view.is_latent:
-        for part in sorted(parts & {"reconstruction", "likelihood"}):
-            why = f"{type(view.paradigm).__name__} makes images of noise, without latents or p(x|z)"
-            context.metrics.undefined[part] = why
         parts -= {"reconstruction", "likelihood"}
     if view.is_latent and parts - {"samples"}:
         fit = bool(parts & {"reconstruction", "likelihood"})
@@ -89,3 +88,20 @@ def evaluate_all(
         evaluate_samples(starting("samples"), space, samplers, cache)
     add_costs(starting("costs"), plan.decoder_calls)
     return inferred, None if space is None else space.description
+
+
+def _undefined(context: Context, parts: Collection[Part]) -> dict[str, str]:
+    """What of some parts is not defined for the model, by metric, or by question where all of it is not."""
+    paradigm, found = context.view.paradigm, dict[str, str]()
+    name, questions = type(paradigm).__name__, {"likelihood": "likelihood", "reconstruction": "reconstruction"}
+    if not context.view.is_latent:
+        why = f"{name} makes images of noise, without latents or p(x|z)"
+        return {of: why for part, of in (*questions.items(), ("latent", "latent space")) if part in parts}
+    if "reconstruction" in parts and "mse" not in context.metrics:
+        found["mse"] = f"{name} makes no output for an image"
+    if "likelihood" in parts and not infers(paradigm):
+        found["elbo_amortisation_gap"] = f"{name} has no posterior of its own"
+    if not encodes(paradigm):
+        of_part = {"reconstruction": ("mse_encoder",), "latent": ("target_near_encoder", "neighbours_encoder")}
+        found |= {of: f"{name} has no latents of images" for part in of_part if part in parts for of in of_part[part]}
+    return found

@@ -58,6 +58,8 @@ class Paradigm(Copyable, Usable, ABC):
     maximized: frozenset[str] = frozenset({"val/elbo"})  # the scalars of which more is better
     lacks: frozenset[str] = frozenset()
     """Methods, such as `encode`, that the class has and an instance with these settings has not."""
+    least_images: int = 1
+    """How many images a batch of training needs, of all processes together."""
     is_compiled = False  # networks may be CUDA graphs, which write their outputs into the same memory at each step
     noise_dim: int  # how many standard normal numbers make an image
 

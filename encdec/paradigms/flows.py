@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, final
 
 from torch import Tensor
@@ -50,7 +51,7 @@ class Flow(Paradigm):
         return x, numbers[:, more:].reshape(x.shape), numbers[:, :more]
 
     @property
-    def current(self) -> Any:
+    def current(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The network that is trained in training, and its average in evaluation."""
         return self.velocity if self.training else self.average
 

@@ -15,7 +15,8 @@ class SetGenerator(LatentVariable):
     """A decoder of draws from N(0, I), trained by how far its samples, as a set, are from images: write `losses`.
 
     No latent is paired with an image, so no image has one; samples are what is trained, so that there is no hole
-    between the latents of training and those of sampling. On several processes the sets are those of all of them.
+    between the latents of training and those of sampling. On several processes the sets are those of all of them; where
+    gradients are accumulated over several batches, each batch is a set of its own.
 
     Args:
         decoder: makes f: (B, latent_dim) -> (B, C, H, W), logits.
@@ -25,6 +26,7 @@ class SetGenerator(LatentVariable):
     """
 
     conditioning = None
+    least_images = 2
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from encdec.data import DataModule
+from encdec.data.loader import Loader
 from encdec.types import Conditioning, UserError
 
 if TYPE_CHECKING:
@@ -101,3 +102,34 @@ def check_data(paradigm: "Paradigm", data: object, use: str = "trained") -> None
             "images of small classes several times: leave that out.",
             2,
         )
+
+
+def check_batches(paradigm: "Paradigm", loader: object, processes: int) -> None:
+    """Check that each batch of an epoch has the images that a loss of the set needs.
+
+    Args:
+        paradigm: the model.
+        loader: of the training images on this process; only encdec's says how they are cut.
+        processes: how many train together.
+
+    Raises:
+        UserError: one has fewer.
+    """
+    if not isinstance(loader, Loader):
+        return
+    last, least = loader.share % loader.batch_size or loader.batch_size, paradigm.least_images
+    found = min(loader.batch_size, last) * processes
+    if found >= least:
+        return
+    name = type(paradigm).__name__
+    if loader.batch_size * processes < least:
+        raise UserError(
+            f"{name} compares sets of images, but data.batch_size {loader.batch_size} on {processes} process is no "
+            f"set: it must be at least {least}.",
+            2,
+        )
+    raise UserError(
+        f"{name} compares sets of images, but the last batch of an epoch would have {found}: set data.drop_last to "
+        "true, or another data.batch_size.",
+        2,
+    )

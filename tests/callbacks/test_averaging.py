@@ -157,3 +157,18 @@ def test_swa_of_batch_normalization_is_refused(cli: RunCLI, project: Path, capsy
         cli(*FIT, *SWA, f"--model.encoder={Normalized.__module__}.Normalized")
     assert ended.value.code == 2
     assert "take EMAWeightAveraging" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "callback"), [("flow_matching", "EMAWeightAveraging"), ("gan", "StochasticWeightAveraging")]
+)
+def test_an_average_of_an_average_is_refused(
+    config: str, callback: str, cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swa = ["--trainer.callbacks.swa_lrs=0.01"] if callback.startswith("Stochastic") else []
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", f"--config=configs/{config}.yaml", f"--trainer.callbacks+={callback}", *swa)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert f"has a moving average of its own, which makes its samples, and {callback} would average that again" in err
+    assert len(err.strip().splitlines()) == 1

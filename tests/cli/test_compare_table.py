@@ -101,6 +101,37 @@ def test_without_a_terminal_nothing_is_cut(tmp_path: Path, monkeypatch: pytest.M
     assert row.count("a name that is rather long") == 5
 
 
+WHY = "FlowMatching makes images of noise, without latents or p(x|z)"
+
+
+def test_what_is_undefined_is_named_beside_what_is_not_measured(tmp_path: Path, capsys: Capture) -> None:
+    """A flow beside a VAE: a cell is a number, `undefined` with a sentence that says why, or empty."""
+    vae, flow = report_of("vae"), report_of("flow")
+    for report in (vae, flow):
+        report["metrics"]["frechet_pca"] = {"value": 3.5, "unit": "u"}
+    vae["metrics"] |= {name: {"value": 0.25, "unit": "u"} for name in ("nll_bound", "neighbours_encoder", "kl")}
+    del flow["metrics"]["mse"]
+    flow |= {"undefined": {"reconstruction": WHY, "likelihood": WHY, "latent space": WHY}}
+    write(tmp_path, vae, 0)
+    write(tmp_path, flow, 1)
+    wanted = "mse,nll_bound,frechet_pca,neighbours_encoder,kl"
+    rows, below = table_of(tmp_path, capsys, f"--metrics={wanted}")
+    assert rows["vae"] == ["1", "0.1", "0.25", "3.5", "0.25", "0.25"]
+    assert rows["flow"] == ["1", "undefined", "undefined", "3.5", "undefined", ""]
+    assert f"flow: mse, nll_bound, neighbours_encoder are undefined: {WHY}" in below
+    assert not [line for line in below if line.startswith("vae: ")]
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path / "run" / "version_1"), "--metrics=mse"])
+    assert f"No run has a metric 'mse'; it is undefined, {WHY}." in capsys.readouterr().err
+
+
+def test_a_damaged_reason_is_named(tmp_path: Path, capsys: Capture) -> None:
+    write(tmp_path, report_of("vae") | {"undefined": {"mse": 3}})
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path)])
+    assert "undefined.mse is 3, but it must be text" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------- what `test` writes
 
 

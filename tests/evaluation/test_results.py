@@ -7,6 +7,7 @@ import torch
 from encdec.evaluation.processes import Processes
 from encdec.evaluation.results import Metrics
 from encdec.evaluation.view import View
+from encdec.types import UserError
 
 from .helpers import Linear, context_of, floats, random_images
 
@@ -20,6 +21,13 @@ def test_metrics_refuse_what_is_not_a_number() -> None:
     assert metrics.values["b"].value == 3
     assert metrics.values["b"].standard_error == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
     assert metrics.values["c"].standard_error is None
+
+
+def test_a_metric_of_a_question_that_is_undefined_says_why() -> None:
+    metrics = Metrics(undefined={"reconstruction": "there are no latents", "recall_pca": "too few"})
+    for name, why in (("mse", "there are no latents"), ("recall_pca", "too few"), ("other", "the metrics are")):
+        with pytest.raises(UserError, match=f"there is no metric '{name}': {why}"):
+            metrics[name]
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 9])

@@ -16,6 +16,7 @@ from encdec import plugins
 from encdec.evaluation.costs import parameters_training
 from encdec.networks import Decoder, MLPDecoder, MLPEncoder
 from encdec.testing import check_paradigm
+from encdec.testing.small import Blobs, quiet_trainer, small_trainer
 from encdec.types import Batch, Shape, UserError
 from tests.conftest import ROOT
 
@@ -133,6 +134,27 @@ def test_the_critic_counts_in_what_a_training_takes() -> None:
     averages = 1  # how many steps it has averaged
     assert numbers[7] == 2 * generator + averages + 16 * 7 + 7 + 7 + 1
     assert numbers[8] - numbers[7] == 16 + 1 + 1
+
+
+def test_a_compiled_gan_is_refused() -> None:
+    gan = _gan()
+    gan.is_compiled = True
+    with pytest.raises(UserError, match=r"GAN differentiates a gradient, which torch\.compile can't do: leave"):
+        gan.critic_losses(_batch())
+
+
+def test_the_average_follows_steps_and_not_batches_whose_gradients_are_accumulated() -> None:
+    """Both players' gradients are clipped and accumulated; 5 batches of two are 3 steps."""
+    gan = _class()(image_shape=(1, 8, 8), latent_dim=4, optimizer=partial(torch.optim.SGD, lr=0.1))
+    before = {name: value.detach().clone() for name, value in gan.named_parameters()}
+    with quiet_trainer():
+        trainer = small_trainer(max_epochs=1, accumulate_grad_batches=2, gradient_clip_val=1e-3)
+        trainer.fit(gan, Blobs(batch_size=9))
+    assert int(gan.average.n_averaged) == trainer.global_step == 3
+    for player in ("generator", "critic"):
+        moved = sum(float((value.detach() - before[name]).square().sum()) for name, value in gan.named_parameters()
+                    if name.startswith(f"{player}."))  # fmt: skip
+        assert 0 < moved**0.5 <= 3 * 0.1 * 1e-3 * (1 + 1e-4), "a step is at most the rate times the clipped norm"
 
 
 def test_r3gan_keeps_the_contract(tmp_path: Path) -> None:

@@ -90,6 +90,50 @@ def test_features_keep_the_contract(cls: type[SetGenerator], tmp_path: Any) -> N
     check_paradigm(cls, tmp_path, processes=1, latent_dim=4, features=partial(RandomConvolutions, channels=(4,)))
 
 
+@pytest.mark.parametrize("cls", SETS, ids=lambda cls: cls.__name__)
+def test_autocast_rounds_no_distance(cls: type[SetGenerator]) -> None:
+    """Of the same samples the loss is the same in bf16-mixed; costs, plans and drifts too."""
+    model, batch = made(cls, features=RandomConvolutions).eval(), images(40)
+    logits = torch.randn(128, *SHAPE, generator=torch.Generator().manual_seed(0))
+    setattr(model, "decode", lambda z, y: logits[: len(z)])  # noqa: B010
+    found = model.measured_losses(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.measured_losses(batch)
+    assert rounded.loss.dtype == torch.float32
+    for one, other in ((found.loss, rounded.loss), *((of, rounded.terms[name]) for name, of in found.terms.items())):
+        torch.testing.assert_close(other, one, rtol=2e-5, atol=1e-6)  # bfloat16 has three digits
+
+
+@pytest.mark.parametrize("cls", SETS, ids=lambda cls: cls.__name__)
+def test_one_image_is_no_set(cls: type[SetGenerator]) -> None:
+    """Refused before the first step; a batch of two processes has two. The energy score judges each image by itself."""
+    alone = Blobs(batch_size=1, num_images=8, val_fraction=0.25)  # 6 to train on
+    last = Blobs(batch_size=5, num_images=8, val_fraction=0.25)
+    with quiet_trainer():
+        for data, sentence in ((alone, "batch_size 1 on 1 process is no set"), (last, "of an epoch would have 1: set")):
+            model = made(cls)
+            if cls.__name__ == "EnergyScore":
+                small_trainer(max_epochs=1).fit(model, data)
+                continue
+            with pytest.raises(UserError, match=f"{cls.__name__} compares sets of images, but .*{sentence}") as caught:
+                small_trainer(max_epochs=1).fit(model, data)
+            assert caught.value.exit_code == 2
+        small_trainer(max_epochs=1).fit(made(cls), Blobs(batch_size=5, num_images=8, val_fraction=0.25, drop_last=True))
+
+
+def test_two_processes_of_one_image_each_are_a_set() -> None:
+    data = Blobs(batch_size=1, num_images=8, val_fraction=0.25)
+    with quiet_trainer():
+        small_trainer(max_epochs=1, devices=2, strategy="ddp_fork").fit(made(named("MMD")), data)
+
+
+def test_the_nearest_draw_that_is_measured_is_the_one_that_is_encoded() -> None:
+    model, batch = made(named("EnergyScore")).eval(), images(20)
+    with torch.no_grad():
+        losses, z = model.measured_losses(batch), model.encode(batch.x)  # type: ignore[attr-defined]
+        torch.testing.assert_close(model.decode(z, batch.y), losses.logits)
+
+
 def shuffled(x: Tensor) -> Tensor:
     """The same values of each pixel, dealt out anew among the images: noise, with every pixel's own distribution."""
     order = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).argsort(0)

@@ -15,7 +15,7 @@ from encdec.study.plan import jobs
 from encdec.study.report import IMAGES, write_report
 from encdec.study.spec import load
 
-from .reports import FRECHET, Folder, markdown, metric, section, usual
+from .reports import FRECHET, Folder, markdown, metric, rows, section, usual
 
 
 def test_three_files_are_written(folder: Folder) -> None:
@@ -200,6 +200,43 @@ def test_a_likelihood_given_the_label_is_not_compared(tmp_path: Path) -> None:
     bullets = [line for line in verdict.splitlines() if line.startswith("- ")]
     assert len(bullets) == 5  # though it has the best numbers
     assert all("svi" in line and "label " not in line for line in bullets)
+
+
+def test_what_is_undefined_is_named_and_takes_no_part(tmp_path: Path) -> None:
+    """A flow beside a VAE: no number, no rank, no failure and nothing that is missing, in all three files."""
+    folder = Folder(tmp_path / "flows", ("vae", "gan", "svi"), seeds=(0, 1))
+    folder.fill()
+    why = "GAN makes images of noise, without latents or p(x|z)"
+    undefined = {"reconstruction": why, "likelihood": why, "latent space": why, "latent_milliseconds": "no latents"}
+    of_latents = {"mse", "nll_bound", "target_near_encoder", "elbo_amortisation_gap", "latent_milliseconds"}
+    for seed in (0, 1):
+        metrics = {name: value for name, value in usual(1.5).items() if name not in of_latents}
+        folder.done("gan", "digits", seed, metrics, evaluation={"undefined": undefined})
+    shutil.rmtree(folder.job("svi", "digits", 1))  # missing is another thing
+    text = markdown(folder)
+
+    def cells(title: str, name: str) -> list[str]:
+        (line,) = [line for line in section(text, title).splitlines() if line.startswith(f"| {name} |")][:1]
+        return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+    assert cells("Results on digits", "gan").count("undefined") == 3
+    assert "undefined" not in cells("Results on digits", "svi")
+    assert "reconstruction, likelihood and latent space" in section(text, "Results on digits")
+    assert why in section(text, "Results on digits")
+    assert cells("Differences to the baseline", "gan").count("undefined") == 3
+    assert cells("Ranks by seed", "gan").count("undefined") == 0, "of one paradigm there are no ranks"
+    assert "Not ranked, because seeds are missing: svi." in section(text, "Ranks by seed")
+    assert "undefined" in cells("What it costs, and what it reaches", "gan")
+    assert "5 of 6 jobs are done and compared; 1 pending." in section(text, "Completeness")
+    assert "gan" not in section(text, "Completeness")
+    assert "<td" in (html := (folder.path / "report.html").read_text(encoding="utf-8"))
+    assert html.count("undefined") >= 7
+    of_gan = [row for row in rows(folder) if row["paradigm"] == "gan"]
+    named = {row["metric"]: row for row in of_gan if row["problem"]}
+    assert named.keys() == undefined.keys()
+    assert {(row["value"], row["status"]) for row in named.values()} == {("", "done")}
+    assert named["likelihood"]["problem"] == f"undefined: {why}"
+    assert all(row["value"] for row in of_gan if row["metric"] not in undefined)
 
 
 def test_references_stand_below_the_table(folder: Folder) -> None:

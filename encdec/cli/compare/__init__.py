@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from encdec.cli.commands import COMMANDS
 from encdec.cli.compare.grouping import Row, rows, summary
 from encdec.cli.compare.pairs import baseline_of, of_study, paired
-from encdec.evaluation.questions import QUESTIONS
+from encdec.evaluation.questions import QUESTIONS, why_undefined
 from encdec.evaluation.reading import find, read, trained_since
 from encdec.messages import fail, say, suggestion
 from encdec.text import printable
@@ -92,6 +92,7 @@ def _compare(args: Sequence[str]) -> None:
     lines = [f"{printable(metric)}: {_reference(reports, metric)}" for metric in wanted]
     if not wanted:
         lines.append("No run has one of the metrics that are shown: --metrics all shows those that there are.")
+    lines += [line for row in found for line in row.undefined(wanted)]
     for line in (
         *lines,
         *(line for row in found for line in row.repeated()),
@@ -152,8 +153,10 @@ def _wanted(metrics: str | None, reports: list[dict[str, Any]]) -> list[str]:
     wanted = list(dict.fromkeys(named))
     for name in wanted:
         if name not in known:
-            names = printable(", ".join(known)) or "none"
-            raise UserError(f"No run has a metric {printable(name)!r}; known are {names}.", 2)
+            whys = [why for report in reports if (why := why_undefined(name, report.get("undefined", {})))]
+            names = f"known are {printable(', '.join(known)) or 'none'}"
+            rest = f"it is undefined, {printable(whys[0], 300)}" if whys else names
+            raise UserError(f"No run has a metric {printable(name)!r}; {rest}.", 2)
     return wanted
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from encdec.evaluation.questions import why_undefined
 from encdec.text import printable
 
 _RUN = ("model", "data", "trainer")
@@ -57,11 +58,34 @@ class Row:
         return str(seeds) if runs == seeds else f"{seeds} ({runs} runs)"
 
     def cell(self, metric: str) -> str:
-        """Mean ± standard deviation over seeds; where not all have the metric, with the number of those that do."""
+        """Mean ± standard deviation over seeds; where not all have the metric, with the number of those that do.
+
+        Empty where no run was evaluated so that it would have the metric.
+        """
+        if self.why_undefined(metric):
+            return "undefined"
         values = [mean([_value(report, metric) for report in reports]) for reports in self.by_seed.values()]
         known = [value for value in values if value is not None]
         missing = f" ({len(known)} of {len(values)} seeds)" if 0 < len(known) < len(values) else ""
         return summary(values) + missing
+
+    def why_undefined(self, metric: str) -> str | None:
+        """Why no run has the metric, as the first says; None where one has it, or none says why."""
+        missing = [report for report in self.reports if metric not in report["metrics"]]
+        whys = [why for report in missing if (why := why_undefined(metric, report.get("undefined", {})))]
+        return whys[0] if whys and len(missing) == len(self.reports) else None
+
+    def undefined(self, metrics: Sequence[str]) -> list[str]:
+        """A sentence for each reason why some of the metrics are not defined."""
+        of_reason: dict[str, list[str]] = {}
+        for metric in metrics:
+            if why := self.why_undefined(metric):
+                of_reason.setdefault(why, []).append(metric)
+        return [
+            f"{self.label}: {printable(', '.join(names))} {'is' if len(names) == 1 else 'are'} undefined: "
+            f"{printable(why, 300)}"
+            for why, names in of_reason.items()
+        ]
 
     def repeated(self) -> list[str]:
         """A sentence for each seed that several runs share."""

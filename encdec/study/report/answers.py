@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encdec.evaluation.questions import QUESTIONS, Question
+from encdec.evaluation.questions import why_undefined as of_metric
 from encdec.study.report.reading import Measure, Results
 from encdec.study.report.statistics import Mean, mean
 
@@ -119,6 +120,15 @@ def answers(results: Results, data: str, metrics: Sequence[str]) -> dict[str, An
     """Of each paradigm that has one, in the study's order."""
     found = {paradigm: answer(results, data, paradigm, metrics) for paradigm in results.paradigms}
     return {paradigm: of for paradigm, of in found.items() if of is not None}
+
+
+def why_undefined(results: Results, data: str, paradigm: str, metrics: Sequence[str]) -> str | None:
+    """Why a paradigm has none of some metrics; None where a seed has one, or none was evaluated, or none says why."""
+    jobs = results.of(data, paradigm)
+    if any(name in job.metrics for job in jobs for name in metrics):
+        return None
+    said = [of_metric(name, (job.evaluation or {}).get("undefined", {})) for job in jobs for name in metrics]
+    return next((why for why in said if why), None)
 
 
 def to_compare(results: Results, data: str, question: Question) -> tuple[dict[str, Answer], dict[str, str]]:

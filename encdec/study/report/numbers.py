@@ -13,7 +13,10 @@ COLUMNS = (
 
 
 def as_csv(results: Results) -> str:
-    """One row for each metric of each job, in full precision; a job without a result has one row, which says why."""
+    """One row for each metric of each job, in full precision; a job without a result has one row, which says why.
+
+    A metric, or all of a question, that is not defined for a paradigm has a row without a value, which says why.
+    """
     of = traits(results)
     written = io.StringIO()
     writer = csv.DictWriter(written, COLUMNS, restval="", lineterminator="\n")
@@ -43,4 +46,7 @@ def as_csv(results: Results) -> str:
                 "reference_name": measure.reference_name,
             }
             writer.writerow(row | of_metric)
+        for name, why in job.evaluation.get("undefined", {}).items():
+            if name not in job.metrics:
+                writer.writerow(row | {"metric": name, "problem": f"undefined: {why}"})
     return written.getvalue()

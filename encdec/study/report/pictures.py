@@ -11,7 +11,7 @@ from encdec.study.report import charts
 from encdec.study.report.answers import Answer, answers, question, to_compare, traits
 from encdec.study.report.document import Block, Cell, Column, Details, Gallery, Picture, Section, Table, Text
 from encdec.study.report.reading import Result, Results
-from encdec.study.report.tables import best, mean_cell
+from encdec.study.report.tables import best, mean_cell, without
 from encdec.study.report.words import COSTS, better, decimals, decimals_of, plural, title, unit
 
 _ALL_IMAGES = 3 << 20  # bytes, beyond which all are compressed more
@@ -131,13 +131,13 @@ def _costs_table(results: Results, data: str, of_costs: Mapping[str, Mapping[str
         row = [Cell(paradigm)]
         for metric, found in columns.items():
             if paradigm not in found:
-                row.append(Cell("–"))
+                row.append(without(results, data, paradigm, [metric]))
                 continue
             places = 0 if metric.startswith("parameters") else decimals(found.values())
             if metric == "latent_milliseconds":  # from microseconds to seconds: to two digits, each by itself
                 places = decimals_of(found[paradigm].mean.value, 2)
             row.append(mean_cell(found[paradigm], places, paradigm in best(found, better(metric))))
-        if any(cell.text != "–" for cell in row[1:]):
+        if any(cell.order is not None for cell in row[1:]):
             rows.append(row)
     return Table(f"{data}: costs, and what is reached", headings, rows)
 

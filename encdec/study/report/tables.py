@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from encdec.evaluation.questions import QUESTIONS, Question
 from encdec.study.report import paired_images
-from encdec.study.report.answers import Answer, answers, to_compare, traits
+from encdec.study.report.answers import Answer, answers, to_compare, traits, why_undefined
 from encdec.study.report.document import Block, Bullets, Cell, Column, Details, Row, Section, Table, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import difference, ranks
@@ -23,6 +23,7 @@ from encdec.study.report.words import (
     title_of,
     unit,
 )
+from encdec.text import printable
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 """Which way is better, in a column's heading."""
@@ -72,13 +73,17 @@ def outcomes(results: Results, data: str) -> list[Block]:
         row = [Cell(paradigm), Cell(of[paradigm].words) if paradigm in of else Cell("–")]
         for question, found in columns.items():
             compared_ones, apart = compared[question.name]
-            row.append(_outcome(found, compared_ones, apart.get(paradigm, ""), paradigm, question))
+            if paradigm in found:
+                row.append(_outcome(found, compared_ones, apart.get(paradigm, ""), paradigm, question))
+            else:
+                row.append(without(results, data, paradigm, question.headline))
         rows.append(row)
     caption = f"{data}: {_interval(results)}; the best of each column is bold"
     blocks: list[Block] = [Table(caption, headings, rows, _references(list(columns.values()), 1))]
     beside = _beside(results, data)
     errors = _errors(results, columns)
-    return [*blocks, *([Details("More numbers beside the headlines", [beside])] if beside else []), errors]
+    more = [Details("More numbers beside the headlines", [beside])] if beside else []
+    return [*blocks, *_undefined(results, data), *more, errors]
 
 
 def differences(results: Results) -> Section:
@@ -94,10 +99,11 @@ def differences(results: Results) -> Section:
             columns.append(Column(f"{metric} {ARROWS[question.better]}", unit_))
             for name in results.paradigms:
                 if name != baseline:
-                    cell = _gap(found.get(name), found[baseline], question, results)
+                    cell = _gap(found.get(name), found[baseline], question, results, data, name)
                     cells.setdefault(name, []).append(_with_error(cell, values, found, name, baseline))
         if columns:
-            rows = [[Cell(name), *row] for name, row in cells.items() if any(cell.text for cell in row)]
+            has = {name: any(cell.order is not None or cell.note for cell in row) for name, row in cells.items()}
+            rows = [[Cell(name), *row] for name, row in cells.items() if has[name]]
             caption = f"{data}: paradigm minus {baseline}, {_interval(results)}"
             blocks.append(Table(caption, [Column("Paradigm", is_number=False), *columns], rows))
     if not blocks:
@@ -119,7 +125,8 @@ def rankings(results: Results) -> Section:
     """Ranks of the paradigms in each question, seed by seed."""
     blocks, seeds = list[Block](), results.seeds
     for data in results.data:
-        columns, cells, left_out = list[Column](), dict[str, dict[int, Cell]](), set[str]()
+        columns, cells, left_out = list[Column](), dict[str, dict[str, Cell]](), set[str]()
+        ranked = list[Question]()
         for question in QUESTIONS:
             found, _ = to_compare(results, data, question)
             whole = {name: answer for name, answer in found.items() if answer.is_whole}
@@ -127,16 +134,18 @@ def rankings(results: Results) -> Section:
             if len(whole) < 2:
                 continue
             by_seed = [ranks({name: of.values[seed] for name, of in whole.items()}, question.better) for seed in seeds]
-            column = len(columns)
+            ranked.append(question)
             columns.append(Column(question.name.capitalize(), f"of {len(whole)}"))
             for name in whole:
                 own = [rank[name] for rank in by_seed]
                 middle = sum(own) / len(own)
-                cells.setdefault(name, {})[column] = Cell("\u2002".join(f"{rank:g}" for rank in own), order=middle)
+                cells.setdefault(name, {})[question.name] = Cell(
+                    "\u2002".join(f"{rank:g}" for rank in own), order=middle
+                )
         if not columns:
             continue
         rows: list[Row] = [
-            [Cell(name), *(cells[name].get(i, Cell()) for i in range(len(columns)))]
+            [Cell(name), *(cells[name].get(of.name) or without(results, data, name, of.headline) for of in ranked)]
             for name in results.paradigms
             if name in cells
         ]
@@ -160,11 +169,29 @@ def mean_cell(of: Answer, places: int, is_best: bool = False, note: str = "") ->
 def _outcome(
     found: Mapping[str, Answer], compared: Mapping[str, Answer], apart: str, paradigm: str, question: Question
 ) -> Cell:
-    if paradigm not in found:
-        return Cell("–")
     of = found[paradigm]
     note = apart or (_pairing(of, found) if question.name == "latent space" else "")
     return mean_cell(of, decimals(found.values()), paradigm in best(compared, question.better), note)
+
+
+def without(results: Results, data: str, paradigm: str, metrics: Sequence[str]) -> Cell:
+    """The cell of a paradigm that has none of some metrics: not defined for it, or not there."""
+    return Cell("undefined" if why_undefined(results, data, paradigm, metrics) else "–")
+
+
+def _undefined(results: Results, data: str) -> list[Block]:
+    """Which questions are not defined for which paradigms, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for paradigm in results.paradigms:
+        for question in QUESTIONS:
+            if why := why_undefined(results, data, paradigm, question.headline):
+                found.setdefault((paradigm, why), []).append(question.name)
+    if not found:
+        return []
+    items = [Text(f"{printable(why, 300)}.", f"{name}, {listed(of)}:") for (name, why), of in found.items()]
+    note = "No result is missing where one is undefined: the paradigm takes no part in that question, and has no rank."
+    title_ = f"What is undefined for {plural(len({name for name, _ in found}), 'paradigm')}, and why"
+    return [Details(title_, [Text(note), Bullets(items)])]
 
 
 def best(compared: Mapping[str, Answer], which: str) -> list[str]:
@@ -235,10 +262,10 @@ def _beside(results: Results, data: str) -> Table | None:
     rows = []
     for paradigm in results.paradigms:
         row = [Cell(paradigm)]
-        for found in columns.values():
+        for metric, found in columns.items():
             of = found.get(paradigm)
-            row.append(mean_cell(of, decimals(found.values())) if of else Cell("–"))
-        if any(cell.text != "–" for cell in row[1:]):
+            row.append(mean_cell(of, decimals(found.values())) if of else without(results, data, paradigm, [metric]))
+        if any(cell.order is not None for cell in row[1:]):
             rows.append(row)
     return Table(f"{data}: more numbers", headings, rows, _references(list(columns.values()), 0))
 
@@ -273,9 +300,9 @@ def _with_error(
     return replace(cell, note=f"{cell.note}; test images ± {number(error, decimals_of(error, 2))}")
 
 
-def _gap(of: Answer | None, baseline: Answer, question: Question, results: Results) -> Cell:
+def _gap(of: Answer | None, baseline: Answer, question: Question, results: Results, data: str, paradigm: str) -> Cell:
     if of is None:
-        return Cell()
+        return without(results, data, paradigm, question.headline)
     gap = difference(of.values, baseline.values, question.better)
     if gap is None:
         return Cell("–", note="no seed in common")
