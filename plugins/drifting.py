@@ -40,7 +40,7 @@ class Drifting(SetGenerator):
         coupling: `softmax`, as in the paper, or `sinkhorn`.
 
     Raises:
-        UserError: there are no temperatures, or one is not positive.
+        UserError: there are no temperatures, or one is not positive, or there is no such coupling.
     """
 
     monitor = None
@@ -59,6 +59,8 @@ class Drifting(SetGenerator):
             raise UserError(
                 f"Drifting: temperatures is {list(temperatures)}, but it must be numbers greater than zero.", 2
             )
+        if coupling not in ("softmax", "sinkhorn"):
+            raise UserError(f"Drifting: coupling is {coupling!r}, but it must be softmax or sinkhorn.", 2)
         self.temperatures, self.coupling = temperatures, coupling
 
     def losses(self, batch: Batch) -> Losses:
@@ -77,10 +79,10 @@ class Drifting(SetGenerator):
         to_images, to_samples = distances(y, x), distances(y, y)
         mean = (to_images.mean() + to_samples.mean()) / 2
         scale = (mean / y.shape[1] ** 0.5).clamp(min=_LEAST_SCALE)
-        if self.coupling == "sinkhorn":
-            return [sinkhorn_drift(to_images, to_samples, x, y, mean * tau) for tau in self.temperatures], scale
-        to_others = to_samples.masked_fill(torch.eye(len(y), dtype=torch.bool, device=y.device), torch.inf)
-        return [drift(to_images, to_others, x, y, mean * tau) for tau in self.temperatures], scale
+        field = sinkhorn_drift if self.coupling == "sinkhorn" else drift
+        if self.coupling == "softmax":
+            to_samples = to_samples.masked_fill(torch.eye(len(y), dtype=torch.bool, device=y.device), torch.inf)
+        return [field(to_images, to_samples, x, y, mean * tau) for tau in self.temperatures], scale
 
 
 def drift(to_images: Tensor, to_samples: Tensor, x: Tensor, y: Tensor, tau: Tensor | float) -> Tensor:

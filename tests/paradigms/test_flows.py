@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from encdec import plugins
-from encdec.networks import MLPVelocity, Velocity
+from encdec.networks import MLPVelocity, UNet, Velocity
 from encdec.testing.small import Blobs, quiet_trainer, small_trainer
 from encdec.types import Batch, Shape, UserError
 from tests.conftest import ROOT
@@ -153,6 +153,40 @@ def test_one_call_of_the_mean_velocity_makes_the_samples() -> None:
     flow = mean_flow()(image_shape=SHAPE, velocity=_ExactMean).double()
     samples = flow.generate(noise, torch.zeros(20, dtype=torch.int64))
     torch.testing.assert_close(samples.double(), (MEAN + DEVIATION * noise).reshape(-1, *SHAPE) / 2 + 0.5)
+
+
+@pytest.mark.parametrize("velocity", [MLPVelocity, UNet], ids=lambda cls: cls.__name__)
+def test_the_derivative_along_the_flow_is_that_of_finite_differences(velocity: type[Velocity]) -> None:
+    """Of the networks that are shipped, in both times and the image, and so is the gradient of what it is part of."""
+    torch.manual_seed(0)
+    network = velocity((1, 5, 6), 2).double()
+    mean_velocity = importlib.import_module(f"{mean_flow().__module__}").mean_velocity
+    z, v = torch.randn(2, 3, 1, 5, 6, dtype=torch.float64)
+    r, t = torch.rand(2, 3, dtype=torch.float64).sort(0).values
+    u, target = mean_velocity(network, z, v, r, t)
+    assert u.requires_grad
+    assert not target.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(u, network(z, torch.stack([r, t], 1)))
+        step = 1e-5
+        later, earlier = (network(z + h * v, torch.stack([r, t + h], 1)) for h in (step, -step))
+        expected = v - (t - r)[:, None, None, None] * (later - earlier) / (2 * step)
+    torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-6)
+    assert (target - v).abs().max() > 1e-3, "the derivative is part of it"
+
+
+@pytest.mark.parametrize("name", ["flow_matching", "mean_flow"])
+def test_a_flow_says_that_images_have_no_latents(name: str) -> None:
+    cls = flow_matching() if name == "flow_matching" else mean_flow()
+    flow, images = cls(image_shape=(1, 8, 8), velocity=MLPVelocity), torch.rand(2, 1, 8, 8)
+    for call in (
+        lambda: flow.encode(images),
+        lambda: flow.reconstruct(images),
+        lambda: flow.interpolate(images, images),
+    ):
+        with pytest.raises(UserError, match=f"{cls.__name__} has no latents of images"):
+            call()
+    assert flow.interpolate(torch.zeros(1, 64), torch.ones(1, 64), 3).shape == (1, 3, 1, 8, 8), "of noise"
 
 
 def test_the_loss_of_mean_flow_is_weighted_and_no_image_is_left_out() -> None:
