@@ -179,13 +179,14 @@ def test_the_derivative_along_the_flow_is_that_of_finite_differences(velocity: t
 def test_a_flow_says_that_images_have_no_latents(name: str) -> None:
     cls = flow_matching() if name == "flow_matching" else mean_flow()
     flow, images = cls(image_shape=(1, 8, 8), velocity=MLPVelocity), torch.rand(2, 1, 8, 8)
-    for call in (
-        lambda: flow.encode(images),
-        lambda: flow.reconstruct(images),
-        lambda: flow.interpolate(images, images),
-    ):
+    calls: dict[str, tuple[Tensor, ...]] = {
+        "encode": (images,),
+        "reconstruct": (images,),
+        "interpolate": (images, images),
+    }
+    for method, given in calls.items():
         with pytest.raises(UserError, match=f"{cls.__name__} has no latents of images"):
-            call()
+            getattr(flow, method)(*given)
     assert flow.interpolate(torch.zeros(1, 64), torch.ones(1, 64), 3).shape == (1, 3, 1, 8, 8), "of noise"
 
 

@@ -130,7 +130,7 @@ def test_two_processes_of_one_image_each_are_a_set() -> None:
 def test_the_nearest_draw_that_is_measured_is_the_one_that_is_encoded() -> None:
     model, batch = made(named("EnergyScore")).eval(), images(20)
     with torch.no_grad():
-        losses, z = model.measured_losses(batch), model.encode(batch.x)  # type: ignore[attr-defined]
+        losses, z = model.measured_losses(batch), model.encode(batch.x)
         torch.testing.assert_close(model.decode(z, batch.y), losses.logits)
 
 
