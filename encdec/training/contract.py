@@ -102,9 +102,11 @@ def check_data(paradigm: "Paradigm", data: object, use: str = "trained") -> None
             "images of small classes several times: leave that out.",
             2,
         )
+    if use == "trained" and data.trainer is not None:  # where it is known how many processes there are
+        _check_batches(paradigm, data.trainer.train_dataloader, data.trainer.world_size)
 
 
-def check_batches(paradigm: "Paradigm", loader: object, processes: int) -> None:
+def _check_batches(paradigm: "Paradigm", loader: object, processes: int) -> None:
     """Check that each batch of an epoch has the images that a loss of the set needs.
 
     Args:

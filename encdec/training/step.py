@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from encdec.data import DataModule
 from encdec.data.loader import Loader
 from encdec.training import schedules
-from encdec.training.contract import check_batches, check_data
+from encdec.training.contract import check_data
 from encdec.training.finite import require_finite
 from encdec.training.images import TrainingImages
 from encdec.training.progress import TrainingCurve
@@ -107,7 +107,6 @@ class Steps(pl.Callback):
                 several players train under a DDP that waits for the gradients of all of them at each turn.
         """
         check_data(self._paradigm, getattr(trainer, "datamodule", None))
-        check_batches(self._paradigm, trainer.train_dataloader, trainer.world_size)
         self._check_validations(trainer)
         counted = trainer.fit_loop.epoch_loop.batch_progress.total
         if counted.ready > counted.processed:
