@@ -70,7 +70,8 @@ def export(checkpoint: str | PathLike[str], file: str | PathLike[str] | None = N
 
     Args:
         checkpoint: a file that `fit` wrote.
-        file: where to; beside the checkpoint, with the ending .safetensors, if not given.
+        file: where to; beside the checkpoint, with the ending .safetensors, if not given. Folders are made where
+            they are missing.
 
     Returns:
         Where the export is.
@@ -171,7 +172,7 @@ def show(
         below: tensors of as many images, such as reconstructions, shown in rows below them.
         num_images: how many are shown, at most.
         columns: images in a row.
-        file: a PNG file to write.
+        file: a PNG file to write, in place of one that is there; folders are made where they are missing.
 
     Raises:
         UserError: these are no images, or the file can't be written.

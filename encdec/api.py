@@ -4,18 +4,18 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from encdec import signatures
 from encdec.callbacks.evaluate import FEATURES, Evaluate, add_means, shown_stages
 from encdec.data import DataModule, Images
 from encdec.data.fingerprints import fingerprint
 from encdec.data.loader import Loader
 from encdec.evaluation.context import Context
-from encdec.evaluation.features import SpaceKind
 from encdec.evaluation.grids import as_picture, as_png, comparison, eight_bits, enlarge, shown_images
 from encdec.evaluation.image_values import ImageValues
 from encdec.evaluation.questions import QUESTIONS
@@ -48,8 +48,9 @@ def floors(data: DataModule, split: Literal["train", "val", "test"] = "test", co
     """See `encdec.floors`."""
     if not isinstance(data, DataModule):
         raise UserError(f"floors: data must be a data module, such as Digits(), but it is a {type(data).__name__}.")
-    if split not in data.splits:
-        raise UserError(f"floors: split is {split!r}, but it must be one of {', '.join(data.splits)}.")
+    signatures.check_call("floors", floors, split=split, components=components)
+    if components < 0:
+        raise UserError(f"floors: components is {components}, but it can't be negative.")
     images, pca = data.splits["train"], None
     if components > 0:
         pca = principal_components(images, components, drawing=data.drawing)
@@ -69,9 +70,9 @@ def evaluate(
     if not isinstance(model, Paradigm) or not isinstance(data, DataModule):
         found = " and ".join(type(one).__name__ for one in (model, data))
         raise UserError(f"evaluate: a paradigm and a data module are needed, such as VAE and Digits, but not {found}.")
+    signatures.check_call("evaluate", evaluate, sampler=sampler, progress=progress)
+    signatures.check(Evaluate, settings, "evaluate")
     check_data(model, data, "evaluated")
-    _check_one_of("sampler", sampler, get_args(Sampler))
-    _check_one_of("feature_space", settings["feature_space"], get_args(SpaceKind))
     check_sampler(model, sampler)
     parts, given = _parts(questions), Evaluate(**settings)  # which checks them
     folder = Path(expanded(given.cache_dir or FEATURES))
@@ -110,18 +111,15 @@ def _measure(model: Paradigm, data: DataModule, context: Context) -> None:
 
 def _parts(questions: Collection[str] | None) -> list[Part]:
     known = {question.name: _PARTS[question.name] for question in QUESTIONS}
-    asked = [*known] if questions is None else [questions] if isinstance(questions, str) else [*questions]
+    given = [questions] if isinstance(questions, str) else questions
+    if not isinstance(given, Collection | None):
+        raise UserError(f"evaluate: questions must be a list of them, but it is of type {type(given).__name__}.")
+    asked = [*known] if given is None else [*given]
     for name in asked:
         if name not in known:
             hint = suggestion(str(name), known)
             raise UserError(f"evaluate: {name!r} is not a question{hint}; the questions are {', '.join(known)}.")
     return list(dict.fromkeys(known[name] for name in asked))
-
-
-def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        hint = suggestion(str(value), known)
-        raise UserError(f"evaluate: {name} {value!r} is not one of {', '.join(known)}{hint or '.'}")
 
 
 @contextmanager
@@ -153,6 +151,9 @@ def show(
 ) -> Image.Image:
     """See `encdec.show`."""
     require_count("show", "num_images", num_images)
+    path = None if file is None else Path(expanded(file))
+    if path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"show: file is {str(file)!r}, but it would hold a PNG: give it a name that ends with .png.")
     rows = [_some(images, num_images) if isinstance(images, Images) else images, *below]
     for row in rows:
         _check_shown(row, rows[0])
@@ -161,10 +162,8 @@ def show(
     if columns is not None:
         require_count("show", "columns", columns)
     pixels = enlarge(eight_bits(comparison(rows, min(count, columns or (8 if count % 10 else 10)))))
-    if file is not None:
-        if Path(file).suffix.lower() != ".png":
-            raise UserError(f"show: {Path(file).name} would hold a PNG: give it a name that ends with .png.")
-        with written_whole(Path(expanded(file))) as opened:
+    if path is not None:
+        with written_whole(path) as opened:
             opened.write(as_png(pixels))
     return as_picture(pixels)
 
@@ -185,17 +184,28 @@ def _some(images: Images, most: int) -> Tensor:
     return scaled(pixels)
 
 
-def _check_shown(row: object, first: Tensor) -> None:
-    if not isinstance(row, Tensor) or row.ndim != 4 or not len(row) or len(row) != len(first):
-        found = f"of shape {tuple(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
+def _check_shown(row: object, first: Any) -> None:
+    if not isinstance(row, Tensor):
+        of_data = ": its own show() shows it" if isinstance(row, DataModule) else ""
+        raise UserError(f"show: images must be tensors (N, C, H, W), but one is of type {type(row).__name__}{of_data}.")
+    if row.ndim != 4 or not row.numel():
+        single = "; images[None] makes a batch of a single one" if row.ndim == 3 else ""
         raise UserError(
-            "show: images must be tensors (N, C, H, W), N at least 1 and the same in all of them, but one is "
-            f"{found}; images[None] makes a batch of a single one."
+            f"show: images must be tensors (N, C, H, W), each size at least 1, but one is of shape "
+            f"{tuple(row.shape)}{single}."
         )
+    if (len(row), *row.shape[2:]) != (len(first), *first.shape[2:]):
+        raise UserError(
+            "show: there must be as many images below as above, of the same height and width, but one tensor is of "
+            f"shape {tuple(row.shape)} and the first of {tuple(first.shape)}."
+        )
+    if not row.is_floating_point():
+        levels = ": images / 255 makes them of pixels from 0 to 255" if row.dtype == torch.uint8 else ""
+        raise UserError(f"show: pixels must be floating-point numbers in [0, 1], but they are {row.dtype}{levels}.")
     if not bool(row.isfinite().all()):
         raise UserError("show: pixels must be finite, but some are infinite or NaN.")
-    if not row.is_floating_point() or float(row.detach().max()) > _BRIGHTEST:
+    if float(row.detach().max()) > _BRIGHTEST:
         raise UserError(
-            f"show: pixels must be floating-point numbers in [0, 1], but they are {row.dtype} up to "
-            f"{float(row.max()):g}: images / 255 makes them of pixels from 0 to 255."
+            f"show: pixels must lie in [0, 1], but they go up to {float(row.max()):g}: images / 255 makes them of "
+            "pixels from 0 to 255."
         )

@@ -124,8 +124,14 @@ def expanded(path: str | os.PathLike[str]) -> str:
     """A path in which a leading `~` is the home folder, as a shell would have it.
 
     Raises:
-        UserError: it names a home folder that there is none of; a folder called `~` would be made otherwise.
+        UserError: it is no path, or names a home folder that there is none of; a folder called `~` would be made
+            otherwise.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(
+            f"The path of a file or a folder must be text or a pathlib.Path, but it is of type {type(path).__name__}.",
+            2,
+        )
     given = os.fspath(path)
     full = os.path.expanduser(given)
     if full.startswith("~"):

@@ -10,6 +10,7 @@ import re
 import sys
 import types
 from importlib.metadata import entry_points
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from encdec import shipped
 from encdec.data import DataModule
+from encdec.files import expanded
 from encdec.networks import Decoder, Encoder, Features, Velocity
 from encdec.objectives.observations import Observation
 from encdec.objectives.priors import FittedPrior, Prior
@@ -47,7 +49,7 @@ _failed: list[Path] = []
 """Files of plugins that could not be imported."""
 
 
-def load(folder: Path | None = None) -> list[str]:
+def load(folder: str | PathLike[str] | None = None) -> list[str]:
     """Import all plugins that are not imported yet, and say what is wrong with those that can't be.
 
     Args:
@@ -67,7 +69,7 @@ def load(folder: Path | None = None) -> list[str]:
             entry_point.load()
         except Exception as error:
             problems.append(_problem(f"{entry_point.name} ({entry_point.value})", error))
-    folder = Path(shipped.PLUGINS) if folder is None else folder
+    folder = Path(shipped.PLUGINS if folder is None else expanded(folder))
     files = shipped.plugin_files(folder)
     package = sys.modules.setdefault(PACKAGE, types.ModuleType(PACKAGE))
     package.__path__ = list(

@@ -130,6 +130,20 @@ def require_positive(owner: object, *names: str) -> None:
             raise UserError(f"{type(owner).__name__}: {name} is {value}, but it must be greater than zero.", 2)
 
 
+def require_seed(owner: object, *names: str) -> None:
+    """Check that attributes of `owner` are seeds, as the command line takes them.
+
+    Raises:
+        UserError: one is out of range; the sentence names it.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not 0 <= value < 2**32:
+            raise UserError(
+                f"{type(owner).__name__}: {name} is {value}, but a seed must lie between 0 and {2**32 - 1}.", 2
+            )
+
+
 def require_not_negative(owner: object, *names: str) -> None:
     """Check that attributes of `owner` are zero or greater.
 

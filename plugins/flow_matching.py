@@ -10,7 +10,7 @@ from encdec.objectives.assignment import match
 from encdec.objectives.losses import squared_error, squared_error_matrix
 from encdec.paradigms import Flow
 from encdec.training.gathering import gathered
-from encdec.types import Batch, Losses, UserError, require_positive
+from encdec.types import Batch, Losses, require_positive
 
 
 @final
@@ -44,8 +44,6 @@ class FlowMatching(Flow):
         **kwargs: Any,
     ) -> None:
         super().__init__(velocity, 1, decay, **kwargs)
-        if pairing not in ("random", "batch"):
-            raise UserError(f"FlowMatching: pairing is {pairing!r}, but it must be random or batch.", 2)
         self.pairing, self.steps = pairing, steps
         require_positive(self, "steps")
 

@@ -54,8 +54,6 @@ class GAN(Paradigm):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if objective not in ("nonsaturating", "relativistic"):
-            raise UserError(f"GAN: objective is {objective!r}, but it must be nonsaturating or relativistic.", 2)
         if not penalty >= 0:
             raise UserError(f"GAN: penalty is {penalty}, but the weight of R1 can't be negative.", 2)
         self.latent_dim = self.noise_dim = latent_dim

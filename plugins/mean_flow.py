@@ -56,8 +56,6 @@ class MeanFlow(Flow):
             raise UserError(f"MeanFlow: apart is {apart}, but a share must be in [0, 1].", 2)
         if not power >= 0:
             raise UserError(f"MeanFlow: power is {power}, but it can't be negative.", 2)
-        if times not in ("uniform", "logit_normal"):
-            raise UserError(f"MeanFlow: times is {times!r}, but it must be uniform or logit_normal.", 2)
         self.apart, self.times, self.power = apart, times, power
 
     def losses(self, batch: Batch) -> Losses:

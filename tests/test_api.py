@@ -1,21 +1,28 @@
 """What `import encdec` gives: the command's numbers without a command, floors, images to look at."""
 
+import inspect
 import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import encdec
-from encdec.data import Digits
+from encdec.callbacks import Evaluate
+from encdec.cli import main
+from encdec.data import Digits, ImageFolder, InMemoryImages
 from encdec.evaluation.context import Context
 from encdec.evaluation.view import View
-from encdec.paradigms import AE, VAE, ConditionalDecoder, Paradigm
+from encdec.networks import MLPDecoder
+from encdec.paradigms import AE, VAE, ConditionalDecoder, EncoderlessVAE, Paradigm
 from encdec.testing.small import Blobs
 from encdec.types import UserError
 
@@ -94,34 +101,157 @@ def wrong_model() -> Paradigm:
     return VAE(image_shape=(1, 9, 9), latent_dim=2)
 
 
+X = torch.rand(3, 1, 8, 8)
+
+
+def vae(**settings: Any) -> VAE:
+    return VAE.for_data(Digits(), **settings)
+
+
+made: Any = partial
+"""Without a type, for settings of wrong ones."""
+
+
+def evaluated(**settings: Any) -> Any:
+    return encdec.evaluate(vae(), Digits(), **settings)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
         (lambda: encdec.evaluate(wrong_model(), Digits()), r"image_shape \(1, 9, 9\), but it is evaluated on Digits"),
-        (lambda: encdec.evaluate(wrong_model(), [torch.rand(1)]), "a data module are needed, such as VAE and Digits"),  # type: ignore[arg-type]
-        (lambda: encdec.evaluate(VAE.for_data(Digits()), Digits(), ["sample"]), "'sample' is not a question; did you"),
-        (lambda: encdec.evaluate(VAE.for_data(Digits()), Digits(), num_images=0), "num_images is 0"),
+        (lambda: encdec.evaluate(wrong_model(), [X]), "a data module are needed, such as VAE and Digits"),  # type: ignore[arg-type]
+        (lambda: evaluated(questions=["sample"]), "'sample' is not a question; did you"),
+        (lambda: evaluated(questions=3), "questions must be a list of them, but it is of type int"),
+        (lambda: evaluated(num_images=0), "num_images is 0"),
+        (lambda: evaluated(num_images=2.5), "evaluate: num_images is 2.5, but it must be a whole number"),
+        (lambda: evaluated(num_samples="a"), "evaluate: num_samples is 'a', but it must be a whole number"),
+        (lambda: evaluated(cache_dir=3), "cache_dir is 3, but it must be text, or None"),
+        (lambda: evaluated(progress="no"), "progress is 'no', but it must be True or False"),
         (lambda: encdec.evaluate(ConditionalDecoder.for_data(Digits()), Digits(), sampler="gaussian"), "has none"),
-        (lambda: encdec.evaluate(VAE.for_data(Digits()), Digits(), sampler="gausian"), "did you mean gaussian"),  # type: ignore[arg-type]
-        (lambda: encdec.evaluate(VAE.for_data(Digits()), Digits(), feature_space="clip"), "'clip' is not one of auto"),  # type: ignore[arg-type]
-        (lambda: VAE.for_data(torch.rand(3, 1, 8, 8)), "VAE.for_data: data must be a data module"),  # type: ignore[arg-type]
-        (lambda: encdec.floors(torch.rand(3, 1, 8, 8)), "data must be a data module, such as Digits"),  # type: ignore[arg-type]
-        (lambda: encdec.floors(Digits(), "tets"), "'tets', but it must be one of train, val, test"),  # type: ignore[arg-type]
-        (lambda: encdec.show(torch.rand(1, 8, 8)), r"one is of shape \(1, 8, 8\); images\[None\]"),
-        (lambda: encdec.show(torch.rand(0, 1, 8, 8)), r"N at least 1"),
-        (lambda: encdec.show(torch.rand(2, 1, 8, 8), torch.rand(3, 1, 8, 8)), "the same in all of them"),
-        (lambda: encdec.show(255 * torch.ones(2, 1, 8, 8)), "torch.float32 up to 255: images / 255"),
-        (lambda: encdec.show(torch.ones(2, 1, 8, 8).byte()), "torch.uint8"),
+        (lambda: evaluated(sampler="gausian"), "did you mean gaussian"),
+        (lambda: evaluated(feature_space="clip"), "'clip', but it must be one of 'auto', 'inception'"),
+        (lambda: encdec.floors(X), "data must be a data module, such as Digits"),  # type: ignore[arg-type]
+        (lambda: encdec.floors(Digits(), "tets"), "'tets', but it must be one of 'train', 'val', 'test'; did you"),  # type: ignore[arg-type]
+        (lambda: encdec.floors(Digits(), ["test"]), r"split is \['test'\], but it must be one of"),  # type: ignore[arg-type]
+        (lambda: encdec.floors(Digits(), components="3"), "components is '3', but it must be a whole number"),  # type: ignore[arg-type]
+        (lambda: encdec.floors(Digits(), components=-1), "components is -1, but it can't be negative"),
+        (lambda: encdec.load(3), "must be text or a pathlib.Path, but it is of type int"),  # type: ignore[arg-type]
+        (lambda: encdec.load(b"a.ckpt"), "but it is of type bytes"),  # type: ignore[arg-type]
+        (lambda: encdec.load(vae()), "but it is of type VAE"),  # type: ignore[arg-type]
+        (lambda: encdec.load("tests"), "There is no checkpoint 'tests': give the path of a .ckpt file"),
+        (lambda: encdec.export("nowhere.ckpt", 3), "but it is of type int"),  # type: ignore[arg-type]
+        (lambda: encdec.plugins.load(3), "but it is of type int"),  # type: ignore[arg-type]
+        (lambda: encdec.show(X[0]), r"one is of shape \(1, 8, 8\); images\[None\]"),
+        (lambda: encdec.show(X[:0]), "each size at least 1"),
+        (lambda: encdec.show(X[:, :, :0]), "each size at least 1"),
+        (lambda: encdec.show(X, X[:2]), "as many images below as above"),
+        (lambda: encdec.show(X, X[..., :7]), r"of shape \(3, 1, 8, 7\) and the first of \(3, 1, 8, 8\)"),
+        (lambda: encdec.show(Digits()), "one is of type Digits: its own show"),  # type: ignore[arg-type]
+        (lambda: encdec.show(X.numpy()), "one is of type ndarray"),  # type: ignore[arg-type]
+        (lambda: encdec.show(255 * torch.ones(2, 1, 8, 8)), "up to 255: images / 255"),
+        (lambda: encdec.show(torch.ones(2, 1, 8, 8).byte()), "torch.uint8: images / 255"),
+        (lambda: encdec.show(X + 0j), "torch.complex64"),
         (lambda: encdec.show(torch.ones(2, 1, 8, 8) / 0), "must be finite"),
-        (lambda: encdec.show(torch.rand(2, 1, 8, 8), file="a.jpg"), "a.jpg would hold a PNG"),
-        (lambda: encdec.show(torch.rand(2, 1, 8, 8), num_images=0), "num_images is 0"),
-        (lambda: Digits().show(4, "tset"), "'tset', but it must be one of train, val and test"),  # type: ignore[arg-type]
+        (lambda: encdec.show(X, file="a.jpg"), "'a.jpg', but it would hold a PNG"),
+        (lambda: encdec.show(X, file=3), "but it is of type int"),  # type: ignore[arg-type]
+        (lambda: encdec.show(X, num_images=0), "num_images is 0"),
+        (lambda: Digits().show(4, "tset"), "Digits.show: split is 'tset', but it must be one of .* did you mean test"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence(call: Any, match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Attribute 'decoder' is an instance of `nn.Module`")  # Lightning's own
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: vae(latent_dim="8"), r"VAE: latent_dim is '8', but it must be a whole number \(int\)\.$"),
+        (lambda: vae(latent_dim=True), "latent_dim is True"),
+        (lambda: vae(latent_dim=np.int64(4)), r"latent_dim is np.int64\(4\), .*: int\(…\) makes it one"),
+        (lambda: vae(latentdim=4), "VAE has no setting 'latentdim'; did you mean latent_dim?"),
+        (lambda: vae(beta="1"), "beta is '1', but it must be a number"),
+        (lambda: vae(decoder="ConvDecoder"), "'ConvDecoder', but it must be a class of Decoder, such as MLPDecoder"),
+        (lambda: vae(decoder=MLPDecoder(4, (1, 8, 8))), "decoder is of type MLPDecoder, but it must be a class of"),
+        (lambda: vae(decoder=made(MLPDecoder, hidden=64)), "MLPDecoder: hidden is 64, but it must be a list of"),
+        (lambda: vae(decoder=made(MLPDecoder, hiden=[6])), "MLPDecoder has no setting 'hiden'; did you mean hidden"),
+        (lambda: vae(optimizer="Adam"), "optimizer is 'Adam', but it must be a class of Optimizer, such as Adam"),
+        (lambda: vae(optimizer=made(torch.optim.Adam, lr="a")), "Adam: lr is 'a', but it must be a number"),
+        (lambda: vae(lr_scheduler_interval="steps"), "one of 'step', 'epoch', or None"),
+        (lambda: vae(seed=-1), "VAE: seed is -1, but a seed must lie between 0 and 4294967295"),
+        (lambda: EncoderlessVAE.for_data(Digits(), latents="fixd"), "did you mean fixed?"),
+        (lambda: VAE(image_shape=(8, 8)), r"\(8, 8\), but it must be a tuple of 3 whole numbers"),
+        (lambda: VAE(image_shape=(0, 8, 8)), r"\(0, 8, 8\), but it must be channels, height and width"),
+        (lambda: VAE.for_data(X), "VAE.for_data: data must be a data module"),  # type: ignore[arg-type]
+        (lambda: Digits(batch_size="a"), "Digits: batch_size is 'a', but it must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Digits(batch_size=2.5), "batch_size is 2.5"),  # type: ignore[arg-type]
+        (lambda: Digits(drop_last="no"), "drop_last is 'no', but it must be True or False"),  # type: ignore[arg-type]
+        (lambda: Digits(split_seed=2**40), "split_seed is 1099511627776, but a seed must lie"),
+        (lambda: ImageFolder(3), "ImageFolder: path is 3, but it must be text"),  # type: ignore[arg-type]
+        (lambda: ImageFolder("a", size="64"), "'64', but it must be a whole number .*, or a list of"),  # type: ignore[arg-type]
+        (lambda: MLPDecoder(4, (1, 8, 8), hidden=64), "MLPDecoder: hidden is 64"),  # type: ignore[arg-type]
+        (lambda: InMemoryImages((255 * X).byte(), [0, 1, 2]), "labels as a tensor, not as a list"),  # type: ignore[arg-type]
+        (lambda: InMemoryImages.from_floats([X], torch.zeros(3)), "as a tensor or an array, but .* is a list"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_settings_of_wrong_types_are_refused_where_they_are_given(call: Any, match: str) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_signatures_allow_are_taken() -> None:
+    model = vae(beta=2, decoder=lambda features, shape: MLPDecoder(features, shape, hidden=(4,)), latent_dim=3)
+    assert model.sample(2).shape == (2, 1, 8, 8)
+    assert VAE(image_shape=[1, 8, 8]).image_shape == (1, 8, 8)
+    partials = vae(decoder=made(MLPDecoder, hidden=[4]), optimizer=made(torch.optim.Adam, lr=1, betas=[0.5, 0.9]))
+    assert partials.sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # Lightning's advice
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")  # Lightning's own
+def test_a_checkpoint_of_a_path_and_of_numpy_numbers_is_read_again(tmp_path: Path) -> None:
+    """Its settings are plain values, whatever they were made of; what else it held would be refused as code."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in range(8):
+        Image.new("L", (8, 8), 30 * name).save(folder / f"{name}.png")
+    data = ImageFolder(folder, size=8, mode="grey", batch_size=4)  # type: ignore[arg-type]
+    model = VAE.for_data(data, beta=np.float64(0.5), latent_dim=2)
+    trainer = pl.Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+                         enable_checkpointing=False, accelerator="cpu")  # fmt: skip
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = encdec.load(tmp_path / "a.ckpt")
+    assert isinstance(loaded, VAE)
+    assert loaded.beta == 0.5
+
+
+def test_the_command_line_in_python_wants_a_list_of_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, expected in (("fit", "is the text 'fit'"), (3, "of type int"), (["fit", 3], "write it as text, '3'")):
+        with pytest.raises(SystemExit) as end:
+            main(args)  # type: ignore[arg-type]
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("encdec: error: main takes a list of words")
+        assert expected in line
+
+
+def test_evaluations_have_the_same_defaults_everywhere() -> None:
+    """`encdec.evaluate` repeats them, because importing encdec imports nothing else."""
+    of_call, of_test, of_context = (
+        {name: one.default for name, one in inspect.signature(made).parameters.items()}
+        for made in (encdec.evaluate, Evaluate, Context)
+    )
+    shared = of_call.keys() & of_test.keys()
+    assert shared == of_test.keys() - {"parts", "details"}
+    assert {name: of_call[name] for name in shared} == {name: of_test[name] for name in shared}
+    counts = shared & of_context.keys()
+    assert counts >= {"num_images", "num_samples", "posterior_samples", "prior_samples", "posterior_steps"}
+    assert {name: of_context[name] for name in counts} == {name: of_test[name] for name in counts}
 
 
 def test_floors_are_the_losses_of_the_mean_image_and_of_the_class_means() -> None:
@@ -157,6 +287,16 @@ def test_images_are_shown_pixel_by_pixel(tmp_path: Path) -> None:
     assert torch.equal(small[1:9, 10:18], levels[1, 0])
     assert torch.equal(small[10:18, 1:9], (1 - x[0, 0]).mul(255).round().byte())
     assert Image.open(file).tobytes() == picture.tobytes()
+
+
+def test_the_folders_of_a_picture_are_made_as_those_of_predictions_are(tmp_path: Path) -> None:
+    encdec.show(X, file=tmp_path / "new" / "deep" / "grid.png")
+    assert (tmp_path / "new" / "deep" / "grid.png").is_file()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    for place in ("folder.png", "file/grid.png"):
+        with pytest.raises(UserError, match=rf"{place} can't be written \(.*\); what was there before is still there"):
+            encdec.show(X, file=tmp_path / place)
 
 
 def test_a_data_set_shows_some_of_each_class(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = (
     ("types", "messages", "text", "tables", "copyable", "formats"),
-    ("private", "requeue"),
+    ("private", "requeue", "signatures"),
     ("files", "shipped"),
     ("objectives",),
     ("networks", "data"),

@@ -42,7 +42,7 @@ from encdec.cli import (
     settings,
     trainer_flags,
 )
-from encdec.cli.commands import COMMANDS, answer
+from encdec.cli.commands import COMMANDS, answer, words
 from encdec.cli.constructors import Constructors
 from encdec.cli.parser import Parser
 from encdec.cli.run_logger import RunLogger
@@ -318,7 +318,7 @@ def main(args: Sequence[str] | None = None, callbacks: Sequence[pl.Callback] = (
         SystemExit: with code 2 for a wrong call and 1 for a fault at run time, after one sentence on stderr
             (ENCDEC_DEBUG=1 shows the traceback instead); with 128 + its number for a signal.
     """
-    args = sys.argv[1:] if args is None else list(args)
+    args = sys.argv[1:] if args is None else words(args)
     if answer(args):
         return
     try:

@@ -47,6 +47,23 @@ examples:
   encdec compare lightning_logs"""
 
 
+def words(args: object) -> list[str]:
+    """The words of a call that Python code makes.
+
+    Raises:
+        SystemExit: with code 2, after one sentence on stderr, if these are no list of text.
+    """
+    if isinstance(args, str) or not isinstance(args, Sequence):
+        found = f"the text {args!r}" if isinstance(args, str) else f"of type {type(args).__name__}"
+        fail(
+            f"main takes a list of words, such as ['fit', '--config', 'vae.yaml'], but what it is given is {found}.", 2
+        )
+    for arg in args:
+        if not isinstance(arg, str):
+            fail(f"main takes a list of words, but one of them is {arg!r}: write it as text, '{arg}'.", 2)
+    return list(args)
+
+
 def answer(args: Sequence[str]) -> bool:
     """Do what needs neither PyTorch nor Lightning: show the help or the version, compare, refuse a wrong command.
 

@@ -23,6 +23,7 @@ from encdec.types import UserError
 _LONGEST = 400
 _KEY = re.compile(r'\s*(?:argument [^:\n]*: )?Parser key "([^"]+)":\s*')
 _IN_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*(.*)", re.DOTALL)
+_REQUIRED = re.compile(r"arguments are required: ([^\n]+)")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _INTERNAL = re.compile(
     r"Union subtypes|Subtypes:|Parser key|given class_path|<class '|typing\.|Namespace\(|dot import path|subclass spec|"
@@ -35,14 +36,27 @@ RENAMED = {"codes": "'latents' since encdec 0.2: what was codes: fresh is latent
 """Settings that have another name than in the version before."""
 
 
-def sentence(message: str, keys: Iterable[str]) -> str:
+def sentence(message: str, keys: Iterable[str], cls: type | None = None) -> str:
     """One sentence for an error message of jsonargparse.
 
     Args:
         message: of one or many lines.
         keys: the keys that the parser knows, for suggestions.
+        cls: the class whose settings the parser reads, if they are of one alone.
     """
+    missing = _REQUIRED.search(message)
+    if cls is not None and missing:
+        return _missing(cls, missing[1].rstrip(".").split(", "))
     return _sentence(message, list(keys)).replace("?.", "?")
+
+
+def _missing(cls: type, names: list[str]) -> str:
+    """A sentence for settings without defaults that a call does not set."""
+    key = next((f"--{key}." for key in ("model", "data") if issubclass(cls, plugins.KINDS[key])), "")
+    settings = " and ".join(f"{key}{name}" if key else repr(name) for name in names)
+    if len(names) == 1:
+        return f"{settings} is missing: {cls.__name__} has no default for it, so give it a value."
+    return f"{settings} are missing: {cls.__name__} has no defaults for them, so give them values."
 
 
 def _sentence(message: str, known: list[str]) -> str:
@@ -66,7 +80,7 @@ def _sentence(message: str, known: list[str]) -> str:
         if match[1] in RENAMED:
             return f"The option {match[1]!r} is called {RENAMED[match[1]]}."
         return f"There is no option {match[1]!r} here{_similar(match[1], _parameters(), [])}."
-    if match := re.search(r"arguments are required: ([^\n]+)", message):
+    if match := _REQUIRED.search(message):
         names = [name.rpartition(".")[2] for name in match[1].rstrip(".").split(", ")]
         if names[0] == "model":
             return "--model is missing: give --config FILE, for example configs/vae.yaml, or --model NAME."

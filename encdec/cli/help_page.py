@@ -20,7 +20,7 @@ from encdec.cli.parser import Parser
 from encdec.cli.run_config import CALLBACKS
 from encdec.cli.settings import TAKEN
 from encdec.messages import say
-from encdec.runs import build
+from encdec.signatures import parameters
 
 _OWN = {
     "fit": ("checkpoint", "images", "floors"),
@@ -123,7 +123,7 @@ def _run_options(actions: list[argparse.Action], command: str, call: given.Given
 
 def _group(cls: type, actions: list[argparse.Action], call: given.Given) -> list[Row]:
     """The settings of a callback or of the trainer, which the parser knows."""
-    known = build.parameters(cls)
+    known = parameters(cls)
     return [
         Row(
             action.dest,
@@ -158,7 +158,7 @@ def _settings(cls: type, key: str, call: given.Given, without: Iterable[str] = (
         without: names that are left out.
         count: of arguments that are given by who makes an object of it.
     """
-    known = build.parameters(cls, count)
+    known = parameters(cls, count)
     parser = Parser()
     parser.add_class_arguments(cls, key, skip=set(inspect.signature(cls).parameters) - known.keys())
     # what a text says of its default is said anyway, of the value that is set

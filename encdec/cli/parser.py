@@ -23,9 +23,15 @@ class Parser(private.PathlessParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._class: type | None = None
         jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
+
+    def add_class_arguments(self, class_type: type, nested_key: str | None = None, **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """See jsonargparse; remembers the class whose settings are all that this parser reads, for the errors."""
+        self._class = class_type if nested_key is None else None
+        return super().add_class_arguments(class_type, nested_key, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2."""
         cause = errors.user_error(ex)
-        fail(str(cause) if cause else errors.sentence(message, private.keys(self)), 2)
+        fail(str(cause) if cause else errors.sentence(message, private.keys(self), self._class), 2)

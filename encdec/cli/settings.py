@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import Namespace
 
 from encdec import plugins
-from encdec.runs import build, trust
+from encdec.runs import trust
+from encdec.signatures import parameters
 from encdec.types import UserError
 
 GROUPS = ("trainer", "checkpoint", "images", "floors", "evaluation", "predictions")
@@ -214,7 +215,7 @@ def _refuse_null(values: Any, path: str, cls: Any) -> None:
     nulls = [key for key, value in vars(values).items() if value is None and key not in TAKEN.get(path, {})]
     if not nulls or not isinstance(cls, type):
         return
-    known = build.parameters(cls)
+    known = parameters(cls)
     for key in nulls:
         hint, default = known.get(key, (Any, None))
         if not (hint is Any or default is None or type(None) in (hint, *typing.get_args(hint))):

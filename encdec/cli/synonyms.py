@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from encdec import plugins
 from encdec.cli.settings import TAKEN
 from encdec.messages import suggestion
-from encdec.runs import build
+from encdec.signatures import parameters
 
 TABLE = {
     "trainer.max_epochs": ("epoch", "epochs", "n_epochs", "num_epochs", "nb_epochs", "num_train_epochs"),
@@ -97,6 +97,6 @@ def _settings() -> list[str]:
     counts: dict[str, int] = {}
     for key, taken in TAKEN.items():
         for cls in plugins.subclasses(plugins.KINDS[key]):
-            for name in build.parameters(cls).keys() - taken.keys():
+            for name in parameters(cls).keys() - taken.keys():
                 counts[f"{key}.{name}"] = counts.get(f"{key}.{name}", 0) + 1
     return sorted(counts, key=lambda name: (-counts[name], name))

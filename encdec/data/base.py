@@ -10,11 +10,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
 import encdec
+from encdec import signatures
 from encdec.data import checks, summary
 from encdec.data.images import BLOCK, Images, random_split
 from encdec.data.loader import Cursor, Loader
 from encdec.data.order import Order
-from encdec.types import Drawing, Shape, UserError
+from encdec.types import Drawing, Shape, UserError, require_seed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +37,7 @@ class DataModule(pl.LightningDataModule, ABC):
         horizontal_flips: mirror each training image, left to right, with a chance of one half, anew in each epoch.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: a setting is of another type than the signature says, or out of range.
     """
 
     places: ClassVar[frozenset[str]] = frozenset()
@@ -58,13 +59,16 @@ class DataModule(pl.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        if "_instantiator" not in self.hparams:  # otherwise the command line has checked them
+            signatures.check(type(self), self.hparams)
+        for setting, value in self.hparams.items():
+            self.hparams[setting] = signatures.as_plain(value)
         if batch_size < 1:
-            raise UserError(f"{type(self).__name__}: batch_size is {batch_size}, but it must be at least 1.", 2)
+            raise UserError(f"{self.called}: batch_size is {batch_size}, but it must be at least 1.", 2)
         if not 0 < val_fraction < 1:
-            raise UserError(
-                f"{type(self).__name__}: val_fraction is {val_fraction}, but it must lie between 0 and 1.", 2
-            )
+            raise UserError(f"{self.called}: val_fraction is {val_fraction}, but it must lie between 0 and 1.", 2)
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
+        require_seed(self, "seed", "split_seed")
         self.drop_last, self.drawing = drop_last, Drawing(class_balanced, horizontal_flips)
         self._cursor = Cursor()
         self.has_fetched = False  # whether the last batch was not trained on yet, as far as a checkpoint is concerned
@@ -83,13 +87,12 @@ class DataModule(pl.LightningDataModule, ABC):
         split: Literal["train", "val", "test"] = "train",
         file: str | os.PathLike[str] | None = None,
     ) -> "Image.Image":
-        """A grid of images, some of each class; see `encdec.show`.
+        """A grid of images, some of each class; see `encdec.show`, which also writes it to a `file`.
 
         Raises:
             UserError: there is no such split, or the images can't be loaded.
         """
-        if split not in self.splits:
-            raise UserError(f"{type(self).__name__}: split is {split!r}, but it must be one of train, val and test.")
+        signatures.check_call(f"{self.called}.show", DataModule.show, split=split)
         return encdec.show(self.splits[split], num_images=num_images, file=file)
 
     @abstractmethod
@@ -110,7 +113,7 @@ class DataModule(pl.LightningDataModule, ABC):
             UserError: `load` failed, or what it gave is not a data set; the sentence names this class, the split and,
                 where it is one image, its index.
         """
-        name = type(self).__name__
+        name = self.called
         try:
             loaded: Any = self.load()
         except UserError as error:
@@ -129,6 +132,11 @@ class DataModule(pl.LightningDataModule, ABC):
         if not val:
             train, *val = random_split(train, self.val_fraction, self.split_seed)
         return {"train": train, "val": val[0], "test": test}
+
+    @property
+    def called(self) -> str:
+        """What the errors call it."""
+        return type(self).__name__
 
     @property
     def image_shape(self) -> Shape:
@@ -190,7 +198,7 @@ class DataModule(pl.LightningDataModule, ABC):
         images = state_dict.get("num_train", self.num_train)
         if images != self.num_train:
             raise UserError(
-                f"{type(self).__name__} has {self.num_train} images to train on, but there were {images} when the "
+                f"{self.called} has {self.num_train} images to train on, but there were {images} when the "
                 "checkpoint was saved: the data have changed, so begin a new run."
             )
         before = state_dict.get("global_batch", self._global_batch)

@@ -49,9 +49,13 @@ def check_splits(name: str, train: Images, *others: Images) -> None:
 
 def _check(images: Images, what: str) -> None:
     """Refuse labels and shapes that are none; `what` names the images."""
+    if not isinstance(images.classes, list | tuple) or not all(isinstance(name, str) for name in images.classes):
+        raise UserError(f"{what} have the classes {images.classes!r}, but these must be a tuple of names.")
     shape, labels, classes = images.image_shape, images.labels, len(images.classes)
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"{what} have the shape {shape}, but it must be channels, height, width, each at least 1.")
+    if not isinstance(labels, torch.Tensor):
+        raise UserError(f"{what} have labels of type {type(labels).__name__}, but they must be a tensor, int64 (N,).")
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise UserError(
             f"{what} have labels of type {labels.dtype} and shape {tuple(labels.shape)}, but they must be int64 of "

@@ -91,10 +91,6 @@ class ImageFolder(DataModule):
                 "width], such as [48, 64], each at least 1.",
                 2,
             )
-        if mode not in ("grey", "color", None):
-            raise UserError(f"ImageFolder: mode is {mode!r}, but it must be 'grey', 'color' or None.", 2)
-        if labels not in ("folders", "none"):
-            raise UserError(f"ImageFolder: labels is {labels!r}, but it must be 'folders' or 'none'.", 2)
         if num_workers < 0:
             raise UserError(f"ImageFolder: num_workers is {num_workers}, but it can't be negative.", 2)
         self.path, self.mode, self.labels = expanded(path), mode, labels

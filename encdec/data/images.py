@@ -93,6 +93,9 @@ class InMemoryImages(Images):
     names: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("pixels", self.pixels), ("labels", self.labels)):
+            if not isinstance(value, Tensor):
+                raise UserError(f"InMemoryImages needs {name} as a tensor, not as a {type(value).__name__}.")
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
             raise UserError(
                 f"InMemoryImages needs pixels as a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
@@ -123,6 +126,11 @@ class InMemoryImages(Images):
         Raises:
             UserError: a pixel is NaN, infinite or outside [0, 1], or the shape or the type is another.
         """
+        if not isinstance(pixels, Tensor | np.ndarray):
+            found = type(pixels).__name__
+            raise UserError(
+                f"InMemoryImages.from_floats needs pixels as a tensor or an array, but {source} is a {found}."
+            )
         floating = pixels.is_floating_point() if isinstance(pixels, Tensor) else pixels.dtype.kind == "f"
         if not floating or pixels.ndim != 4:
             raise UserError(

@@ -6,7 +6,7 @@ from encdec.data.base import DataModule
 from encdec.data.image_folder import ImageFolder
 from encdec.data.images import Images
 from encdec.files import expanded
-from encdec.types import Shape, UserError
+from encdec.types import Shape
 
 
 @final
@@ -58,12 +58,13 @@ class NewPictures(DataModule):
 
     def load(self) -> tuple[Images, Images, Images]:
         """See `DataModule.load`."""
-        try:
-            images, self.predicted = self._folder.all_pictures()
-        except UserError as error:
-            name = f"{type(self._folder).__name__}: "
-            raise UserError(f"{type(self).__name__}: {str(error).removeprefix(name)}", error.exit_code) from error
+        images, self.predicted = self._folder.all_pictures()
         return images, images, images
+
+    @property
+    def called(self) -> str:
+        """That of the class that the call names."""
+        return ImageFolder.__name__
 
     @property
     def num_classes(self) -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from encdec.types import Shape, UserError
+from encdec.types import Batch, Shape, UserError
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -40,6 +40,28 @@ def checked_images(what: str, images: object, image_shape: Shape) -> Tensor:
             "leave out a normalization of theirs."
         )
     return images
+
+
+def checked_batch(what: str, batch: object, image_shape: Shape) -> Batch:
+    """A batch, if it is one, of images of a shape; its pixels are not looked at.
+
+    Args:
+        what: who asks for it, for the errors.
+        batch: any object.
+        image_shape: channels, height, width.
+
+    Raises:
+        UserError: it is none, or its images have another shape.
+    """
+    if not isinstance(batch, Batch):
+        raise UserError(
+            f"{what}: a Batch (see encdec.types) is needed, as the loaders of a data set give, such as "
+            f"data.test_dataloader(), but it is of type {type(batch).__name__}."
+        )
+    if batch.x.shape[1:] != image_shape:
+        shape = f"(B, {', '.join(map(str, image_shape))})"
+        raise UserError(f"{what}: the batch's images have the shape {tuple(batch.x.shape)}, but it must be {shape}.")
+    return batch
 
 
 def checked_labels(what: str, y: object, num_classes: int, count: int | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec.copyable import Copyable
+from encdec.data.tensors import checked_batch
 from encdec.objectives.floors import Floors
 from encdec.objectives.noise import Noise
 from encdec.paradigms.hparams import make_loadable
@@ -27,7 +28,7 @@ from encdec.training.progress import TrainingCurve
 from encdec.training.provenance import Provenance
 from encdec.training.split_means import SplitMeans
 from encdec.training.step import Player, Steps
-from encdec.types import Batch, Conditioning, Losses, Shape, checked_losses, require_positive
+from encdec.types import Batch, Conditioning, Losses, Shape, UserError, checked_losses, require_positive, require_seed
 
 
 class Paradigm(Copyable, Usable, ABC):
@@ -46,7 +47,8 @@ class Paradigm(Copyable, Usable, ABC):
         lr_scheduler_interval: whether it is stepped after each step or each epoch; None for what its class is made for.
 
     Raises:
-        UserError: a size is not positive; or, when the class is defined, it overrides what it must not.
+        UserError: a setting is of another type than the signature says, or a size is not positive; or, when the class
+            is defined, it overrides what it must not.
     """
 
     conditioning: Conditioning | None = Conditioning.IMAGE
@@ -79,15 +81,23 @@ class Paradigm(Copyable, Usable, ABC):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.save_hyperparameters(logger=False)
+        self.not_rebuildable = make_loadable(self)
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            shown = tuple(image_shape)
+            raise UserError(
+                f"{type(self).__name__}: image_shape is {shown}, but it must be channels, height and width, each at "
+                "least 1, such as (1, 28, 28).",
+                2,
+            )
         self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes, self.num_train, self.seed, self.randomness = num_classes, num_train, seed, Noise(seed)
         self._optimizer, self._rates = optimizer, (lr_scheduler, lr_scheduler_interval)
         self.floors: dict[str, Floors] = {}  # of "train", "val" and "test", to be logged beside what is measured there
         self.loaded_step = 0  # at which the checkpoint was saved that is measured
         self.decoder_calls: float | None = None  # of its training, if it counted them
-        self.save_hyperparameters(logger=False)
-        self.not_rebuildable = make_loadable(self)
         require_positive(self, "num_classes", "num_train")
+        require_seed(self, "seed")
 
     # ------------------------------------------------------------------ what a paradigm writes
 
@@ -127,9 +137,13 @@ class Paradigm(Copyable, Usable, ABC):
         return self._steps.accumulate / self._steps.loss_scale
 
     def measured_losses(self, batch: Batch) -> Losses:
-        """The losses of a batch with the noise that belongs to it: in evaluation the same at every call."""
+        """The losses of a batch with the noise that belongs to it: in evaluation the same at every call.
+
+        Raises:
+            UserError: it is no batch, or its images have another shape than the model's.
+        """
         self.randomness.restart()
-        return checked_losses(self, self.losses(batch))
+        return checked_losses(self, self.losses(checked_batch(self._name("measured_losses"), batch, self.image_shape)))
 
     def baselines(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
         """The floors of what was measured on a split, and how far above them it is, by name."""

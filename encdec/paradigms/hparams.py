@@ -1,4 +1,4 @@
-"""Hyper-parameters as plain values, from which a checkpoint rebuilds its model without trusting pickled code."""
+"""Hyper-parameters: of the types that they must be, and as plain values, from which a checkpoint rebuilds its model."""
 
 import functools
 import inspect
@@ -7,20 +7,27 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from encdec import signatures
+
 
 def make_loadable(module: pl.LightningModule) -> list[str]:
-    """Turn classes among the hyper-parameters into the plain values that the command line would store.
+    """Check the hyper-parameters, and turn classes among them into the plain values that the command line would store.
 
     Returns:
         The names of those that have no such values, because they are functions; a checkpoint could not rebuild them.
+
+    Raises:
+        UserError: one is of another type than the signature of the module's class says.
     """
     if "_instantiator" in module.hparams:
         return []  # the command line did it
+    signatures.check(type(module), module.hparams)
     given = _given(module)
     unknown = []
     for name in [name for name in module.hparams if name not in given]:
         del module.hparams[name]  # what a class passes on to its base is no setting of its own
     for name, value in list(module.hparams.items()):
+        module.hparams[name] = signatures.as_plain(value)
         spec = _class_spec(value)
         if spec is not None:
             module.hparams[name] = spec

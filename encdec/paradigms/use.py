@@ -10,8 +10,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from encdec import signatures
 from encdec.data import DataModule
-from encdec.data.tensors import checked_images, checked_labels
+from encdec.data.tensors import checked_batch, checked_images, checked_labels
 from encdec.objectives.losses import pixel_means
 from encdec.objectives.noise import Noise, normal
 from encdec.paradigms.protocols import encodes, has_codes, reconstructed
@@ -60,11 +61,12 @@ class Usable(pl.LightningModule):
         """A model for the images, labels and number of training images of a data set; `settings` are all others.
 
         Raises:
-            UserError: `data` is no data module, or its images can't be loaded.
+            UserError: `data` is no data module, its images can't be loaded, or there is no such setting.
         """
         if not isinstance(data, DataModule):
             found = type(data).__name__
             raise UserError(f"{cls.__name__}.for_data: data must be a data module, such as Digits(), not a {found}.")
+        signatures.check_names(cls, settings)
         sizes = {name: getattr(data, name) for name in ("image_shape", "num_classes", "num_train")}
         return cls(**{**sizes, **settings})
 
@@ -139,8 +141,8 @@ class Usable(pl.LightningModule):
         if a.ndim in (1, 3):
             return self.interpolate(a[None], b[None], steps, y)[0]
         if a.ndim == 2:
+            ends = [self._latents("interpolate", end) for end in (a, b)]
             labels = self._labels("interpolate", y, len(a))
-            ends = [end.to(self.device, self.weights_dtype) for end in (a, b)]
         else:
             batches = [self._batch("interpolate", end, y) for end in (a, b)]
             self._require_latents()
@@ -161,20 +163,27 @@ class Usable(pl.LightningModule):
         Raises:
             UserError: the latents have another shape, or are not finite.
         """
-        name = self._name("from_latents")
-        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self._dim or not len(z):
-            found = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"type {type(z).__name__}"
-            raise UserError(
-                f"{name}: latents are of {found}, but they must be a tensor (N, {self._dim}), N at least 1."
-            )
-        self._require_finite("from_latents", "latents", z)
-        z, labels = z.to(self.device, self.weights_dtype), self._labels("from_latents", y, len(z))
+        z = self._latents("from_latents", z)
+        labels = self._labels("from_latents", y, len(z))
         decode: Callable[[Tensor, Tensor], Tensor] | None = getattr(self, "decode", None)
         with self._evaluating():
             parts = zip(z.split(self._at_once), labels.split(self._at_once), strict=True)
             return torch.cat([self.generate(*one) if decode is None else pixel_means(decode(*one)) for one in parts])
 
+    def _latents(self, method: str, z: object) -> Tensor:
+        """Latents, on the model's device, if they are."""
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self._dim or not len(z):
+            found = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"type {type(z).__name__}"
+            raise UserError(
+                f"{self._name(method)}: latents are of {found}, but they must be a tensor (N, {self._dim}), N at "
+                "least 1."
+            )
+        self._require_finite(method, "latents", z)
+        return z.to(self.device, self.weights_dtype)
+
     def _require_finite(self, method: str, what: str, numbers: Tensor) -> None:
+        if numbers.is_complex():
+            raise UserError(f"{self._name(method)}: {what} must be real numbers, but they are complex.")
         if not bool(numbers.isfinite().all()):
             raise UserError(f"{self._name(method)}: {what} must be finite, but some numbers are infinite or NaN.")
 
@@ -223,7 +232,7 @@ class Usable(pl.LightningModule):
 
     def _batch(self, method: str, images: Tensor | Batch, y: Tensor | None) -> Batch:
         if isinstance(images, Batch):
-            return images
+            return checked_batch(self._name(method), images, self.image_shape)
         x = checked_images(self._name(method), images, self.image_shape).to(self.device, self.weights_dtype)
         return Batch(x, self._labels(method, y, len(x)), torch.arange(len(x), device=self.device))
 
@@ -260,9 +269,9 @@ def takes_images(encode: Callable[[M, Batch], Tensor]) -> Callable[Concatenate[M
 
     @functools.wraps(encode)
     def encode_images(self: Any, images: Tensor | Batch, y: Tensor | None = None) -> Tensor:
-        if isinstance(images, Batch):
-            return encode(self, images)
         batch = self._batch("encode", images, y)
+        if isinstance(images, Batch):
+            return encode(self, batch)
         self._require_latents()
         found: Tensor = self._map(functools.partial(encode, self), batch)
         return found

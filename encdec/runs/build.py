@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from encdec import plugins
 from encdec.runs.trust import named, shown
+from encdec.signatures import parameters, plain_hint, takes_more
 
 _LISTS = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
@@ -99,7 +100,7 @@ def fitted(cls: type, settings: Mapping[str, Any], rules: Rules, where: str = ""
     found = {}
     for name, value in settings.items():
         place = f"{where}.{name}" if where else str(name)
-        if name not in known and not _takes_more(cls):
+        if name not in known and not takes_more(cls):
             raise UnfitError(f"{shown(place)} is no setting of {cls.__name__}")
         hint, default = known.get(name, (Any, None))
         if type(value) in _PLAIN and type(value) is type(default) and value == default:
@@ -117,9 +118,9 @@ def fit(value: Any, hint: Any, rules: Rules, where: str) -> Any:
     Raises:
         UnfitError: it is not.
     """
-    fits = _fit(value, _plain_hint(hint), rules, where)
+    fits = _fit(value, plain_hint(hint), rules, where)
     if fits is _NOTHING:
-        raise UnfitError(f"{where} is {shown(value)}, but it must be {_expected(_plain_hint(hint), rules)}")
+        raise UnfitError(f"{where} is {shown(value)}, but it must be {_expected(plain_hint(hint), rules)}")
     return fits
 
 
@@ -132,42 +133,7 @@ def as_plain(value: Any) -> Any:
     return [as_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def parameters(cls: type, given: int = 0) -> dict[str, tuple[Any, Any]]:
-    """The type and the default of each parameter of a class, those it passes on to its bases included.
-
-    Args:
-        cls: the class.
-        given: how many positional ones to leave out.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    positional: list[str] = []
-    for base in cls.__mro__[:-1]:
-        init: Any = vars(base).get("__init__")
-        if init is None:
-            continue
-        own = list(inspect.signature(init).parameters.values())[1:]
-        try:
-            hints = typing.get_type_hints(init)
-        except (NameError, TypeError, AttributeError):  # names that only a type checker sees
-            hints = {}
-        for parameter in own:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                found.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
-                if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
-                    positional.append(parameter.name)
-        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in own):
-            break
-    for name in list(dict.fromkeys(positional))[:given]:
-        del found[name]
-    return found
-
-
 # ---------------------------------------------------------------------- inside
-
-
-def _takes_more(cls: type) -> bool:
-    """Whether a class takes settings that are not in its signature, to pass them on."""
-    return any(parameter.kind == parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
 
 
 _NOTHING = object()
@@ -188,7 +154,7 @@ def _fit(value: Any, hint: Any, rules: Rules, where: str) -> Any:
     """See `fit`; `_NOTHING` where the value does not fit, unless it names a class whose settings don't."""
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _fit_any(value, [_plain_hint(arg) for arg in args], rules, where)
+        return _fit_any(value, [plain_hint(arg) for arg in args], rules, where)
     if origin is Literal:
         return next((arg for arg in args if type(arg) is type(value) and arg == value), _NOTHING)
     if origin in (Any, object) or isinstance(origin, TypeVar):
@@ -247,7 +213,7 @@ def _fit_untyped(value: Any) -> Any:
 
 
 def _fit_all(values: Any, hints: list[Any], rules: Rules, where: str) -> Any:
-    found = [_fit(value, _plain_hint(hint), rules, where) for value, hint in zip(values, hints, strict=True)]
+    found = [_fit(value, plain_hint(hint), rules, where) for value, hint in zip(values, hints, strict=True)]
     return _NOTHING if any(value is _NOTHING for value in found) else found
 
 
@@ -298,28 +264,11 @@ def _allowed(bases: Iterable[Any], rules: Rules) -> list[type]:
     return list(found)
 
 
-def _plain_hint(hint: Any) -> Any:
-    """A hint without the names that it has been given."""
-    if hint is inspect.Parameter.empty:
-        return Any
-    if hint is None:
-        return type(None)
-    while True:
-        if hasattr(hint, "__supertype__"):  # NewType
-            hint = hint.__supertype__
-        elif typing.get_origin(hint) in (typing.Annotated, typing.Final):
-            hint = typing.get_args(hint)[0]
-        elif type(hint).__name__ == "TypeAliasType":
-            hint = hint.__value__
-        else:
-            return hint
-
-
 def _expected(hint: Any, rules: Rules) -> str:
     """What a hint asks for, in words."""
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        expected = dict.fromkeys(_expected(_plain_hint(arg), rules) for arg in args)
+        expected = dict.fromkeys(_expected(plain_hint(arg), rules) for arg in args)
         return " or ".join(word for word in expected if word != _DEFAULT or len(expected) == 1)
     if origin is Literal:
         return f"one of {', '.join(map(repr, args))}"

@@ -25,6 +25,7 @@ from encdec.formats import WRITTEN_BY_KEY
 from encdec.paradigms import Paradigm
 from encdec.runs import build, trust, version_0_1
 from encdec.runs import contents as contents
+from encdec.signatures import parameters
 from encdec.types import UserError
 
 ENDING = ".ckpt"
@@ -209,7 +210,7 @@ def check_described(model: Mapping[str, Any], checkpoint: dict[str, Any], path: 
         UserError: they are of another size.
     """
     known = paradigm_class(checkpoint, path)
-    accepted, held = build.parameters(known), checkpoint["hyper_parameters"]
+    accepted, held = parameters(known), checkpoint["hyper_parameters"]
     settings = {name: value for name, value in held.items() if name in accepted} | dict(model.get("init_args") or {})
     with contextlib.suppress(build.UnfitError):  # what the parser takes and a checkpoint could not hold
         _check_size(known, settings, checkpoint, path)

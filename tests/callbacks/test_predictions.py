@@ -239,6 +239,28 @@ def test_what_can_not_be_predicted_is_one_sentence(
     assert not (RUN / "predictions").exists()
 
 
+def test_damaged_new_pictures_are_named_with_what_to_do(
+    trained: Trained, cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained()
+    write_new(3)
+    Image.new("L", (64, 64), 77).save("new/a/cut.jpg")
+    Path("new/a/cut.jpg").write_bytes(Path("new/a/cut.jpg").read_bytes()[:-200])
+    capsys.readouterr()
+    err = refused(capsys, "predict", CHECKPOINT, *PICTURES, code=1)
+    assert f"error: ImageFolder: {Path('new/a/cut.jpg')} (picture 1) can't be decoded" in err
+    assert "replace or delete it, or set data.skip_damaged to true, which leaves out what can't be decoded." in err
+    Path("new/empty.png").write_bytes(b"")
+    Path("new/notes.png").write_text("no picture")
+    err = refused(capsys, "predict", CHECKPOINT, *PICTURES, code=1)
+    assert "error: ImageFolder: 3 pictures can't be used: " in err
+    assert f"{Path('new/empty.png')} (picture" in err
+    assert f"{Path('new/notes.png')} (picture" in err
+    assert not (RUN / "predictions").exists()
+    cli("predict", CHECKPOINT, *PICTURES, "--data.skip_damaged=true")
+    assert [row["file"] for row in rows()] == ["a/0001.png", "b/0000.png", "b/0002.png"]
+
+
 def test_a_folder_with_splits_is_predicted_as_before(tmp_path: Path, trained: Trained, cli: RunCLI) -> None:
     trained()
     write_new(9, "new/train")

@@ -29,7 +29,7 @@ SENTENCES: dict[str, tuple[list[str], str]] = {
     "a wrong value of a callback": (
         ["--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: a, patience: x}}]"],
         "patience: 'x' is not valid; expected int"),
-    "a setting that a callback needs": (["--trainer.callbacks=EarlyStopping"], "The setting 'monitor' has no default"),
+    "a setting that a callback needs": (["--trainer.callbacks=EarlyStopping"], "'monitor' is missing: Early"),
     "a number for a logger": (["--trainer.logger=3"], "'3' is not valid; expected the name of a Logger"),
     "an unknown logger among two": (["--trainer.logger=[CSVLogger, Nope]"], "there is no class 'Nope'; known are CSV"),
     "text for a list of numbers": (["--model.encoder.hidden=x"], "hidden: 'x' is not valid; expected a list"),
@@ -49,7 +49,7 @@ SENTENCES: dict[str, tuple[list[str], str]] = {
     "a class with settings": (["--model={class_path: Nope, init_args: {beta: 3}}"], "there is no class 'Nope'; known"),
     "a class of another kind": (["--model=lightning.pytorch.callbacks.EarlyStopping"], "model: "),
     "an abstract class": (["--model=Paradigm"], "model: "),
-    "several settings that are missing": (["--model.lr_scheduler=CyclicLR"], "'base_lr', 'max_lr' have no defaults"),
+    "several settings that are missing": (["--model.lr_scheduler=CyclicLR"], "'base_lr' and 'max_lr' are missing"),
     "a strategy's setting": (["--trainer.strategy={class_path: DDPStrategy, init_args: {start_method: 3}}"],
                              "start_method: '3' is not valid; expected one of 'popen'"),
     "a number of plugins": (["--trainer.plugins=3"], "trainer.plugins: '3' is not valid; expected the name of a"),

@@ -2,7 +2,7 @@
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -162,6 +162,16 @@ def test_what_is_transparent_is_laid_over_white(mode: str, ending: str, tmp_path
     found = read_picture(tmp_path / f"x.{ending}", (len(expected), 16, 16)).numpy().astype(float)
     assert np.abs(found - expected).max() <= 1
     assert np.array_equal(found[:, :8], expected[:, :8])
+
+
+@pytest.mark.parametrize("mode", ["color", "grey"])
+def test_a_jpeg_in_the_colors_of_a_printer_looks_as_on_a_screen(mode: Literal["color", "grey"], tmp_path: Path) -> None:
+    picture = Image.new("RGB", (16, 16), (200, 80, 30))
+    picture.convert("CMYK").save(tmp_path / "printed.jpg", quality=100)
+    (images, _) = ImageFolder(str(tmp_path), size=16, mode=mode, labels="none").all_pictures()
+    (pixels,) = images.stream([torch.tensor([0])])
+    expected = [200, 80, 30] if mode == "color" else [picture.convert("L").getpixel((0, 0))]
+    assert (pixels.float().mean((0, 2, 3)) - torch.tensor(expected)).abs().max() < 3
 
 
 def test_transparent_colors_and_palettes_are_white(tmp_path: Path) -> None:

@@ -194,8 +194,8 @@ def test_sizes_that_are_none_are_refused(size: str, capsys: pytest.CaptureFixtur
 
 def test_settings_that_mean_nothing_are_refused() -> None:
     for setting, found in (
-        ({"mode": "gray"}, "mode is 'gray', but it must be 'grey', 'color' or None"),
-        ({"labels": "files"}, "labels is 'files', but it must be 'folders' or 'none'"),
+        ({"mode": "gray"}, "mode is 'gray', but it must be one of 'grey', 'color'.* did you mean grey"),
+        ({"labels": "files"}, "labels is 'files', but it must be one of 'folders', 'none'"),
         ({"size": 0}, "size is 0, but"),
     ):
         with pytest.raises(UserError, match=found):

@@ -282,11 +282,15 @@ def test_samples_in_two_dimensions_have_the_distribution_of_the_data(
 @pytest.mark.parametrize(
     ("file", "settings", "message"),
     [
-        ("flow", {"pairing": "tree"}, "pairing is 'tree', but it must be random or batch"),
+        ("flow", {"pairing": "tree"}, "pairing is 'tree', but it must be one of 'random', 'batch'"),
         ("flow", {"steps": 0}, "steps"),
         ("flow", {"decay": 1.0}, "The decay of a moving average is 1.0"),
         ("mean", {"apart": 1.5}, "apart is 1.5, but a share must be in"),
-        ("mean", {"times": "normal"}, "times is 'normal', but it must be uniform or logit_normal"),
+        (
+            "mean",
+            {"times": "normal"},
+            "times is 'normal'.*one of 'uniform', 'logit_normal'; did you mean",
+        ),
         ("mean", {"power": -1.0}, "power is -1.0, but it can't be negative"),
     ],
 )

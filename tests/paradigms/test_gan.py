@@ -164,7 +164,7 @@ def test_r3gan_keeps_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "hinge"}, "objective is 'hinge', but it must be nonsaturating or relativistic"),
+        ({"objective": "hinge"}, "objective is 'hinge', but it must be one of 'nonsaturating', 'relativistic'"),
         ({"penalty": -1.0}, "penalty is -1.0, but the weight of R1 can't be negative"),
     ],
 )

@@ -126,6 +126,7 @@ def test_a_model_is_made_for_data() -> None:
 
 
 L = torch.tensor
+BATCH = Batch(X, torch.zeros(6, dtype=torch.int64), torch.arange(6))
 WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no tensor": (lambda m: m.encode(X.numpy()), r"VAE.encode: images must be a tensor \(N, 1, 8, 8\).*are a ndarray"),
     "one image": (lambda m: m.encode(X[0]), r"have the shape \(1, 8, 8\), but it must be .*images\[None\]"),
@@ -151,7 +152,11 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "noise": (lambda m: m.sample(3, torch.randn(3, 5)), r"noise has the shape \(3, 5\), .* it must be \(3, 4\)"),
     "unlike ends": (lambda m: m.interpolate(X, X[:2]), r"ends of lines are \(6, 1, 8, 8\) and \(2, 1, 8, 8\)"),
     "one step": (lambda m: m.interpolate(X, X, 1), r"steps is 1, but a line needs 2 images or more"),
-    "latents": (lambda m: m.interpolate(torch.rand(2, 5), torch.rand(2, 5)), r"must be a tensor \(N, 4\)"),
+    "latents": (lambda m: m.interpolate(torch.rand(2, 5), torch.rand(2, 5)), r"shape \(2, 5\), .* a tensor \(N, 4\)"),
+    "a batch of another size": (lambda m: m.encode(BATCH._replace(x=X[..., :7])), r"batch's images have .*7\)"),
+    "images for a batch": (lambda m: m.measured_losses(X), r"measured_losses: a Batch .* it is of type Tensor"),
+    "complex noise": (lambda m: m.sample(3, torch.randn(3, 4) + 0j), r"noise must be real numbers, but .* complex"),
+    "no line": (lambda m: m.interpolate(torch.ones(4) / 0, torch.ones(4)), r"VAE.interpolate: latents must be finite"),
     "no latents": (lambda m: m.from_latents(torch.rand(5)), r"VAE.from_latents: latents are of shape \(5,\)"),
 }  # fmt: skip
 
