@@ -16,6 +16,22 @@ def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{lowered[close[0]]}?" if close and lowered[close[0]] != name else ""
 
 
+def no_yaml(path: object, error: Exception) -> str:
+    """One sentence for a file that can't be read as YAML.
+
+    Args:
+        path: of the file.
+        error: of reading or parsing it.
+    """
+    if isinstance(error, OSError):
+        return f"{path} can't be read ({error.strerror or error})."
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return f"{path} is not a YAML file: {' '.join(str(error).split())}."
+    tabs = ": indent by spaces, not by tabs" if r"\t" in problem else ""
+    return f"{path} is not a YAML file: line {mark.line + 1}, column {mark.column + 1}: {problem}{tabs}."
+
+
 def say(text: str) -> None:
     """Print a line on stderr; one process of a machine does, not all."""
     if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":

@@ -15,7 +15,7 @@ from encdec import shipped
 from encdec.cli import given, run_config, settings
 from encdec.evaluation.samplers import Sampler
 from encdec.files import expanded
-from encdec.messages import say
+from encdec.messages import no_yaml, say
 from encdec.runs import folders, moved, trust, weights
 from encdec.runs.checkpoints import no_checkpoint, require_file
 from encdec.types import UserError
@@ -183,7 +183,7 @@ def _check_config(config: str) -> set[str]:
         text = Path(config).read_text(encoding="utf-8")
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{config} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+        raise UserError(no_yaml(config, error), 2) from error
     except RecursionError as error:
         raise UserError(f"{config} is nested too deep for a config.", 2) from error
     if not isinstance(content, dict):

@@ -24,6 +24,7 @@ _LONGEST = 400
 _KEY = re.compile(r'\s*(?:argument [^:\n]*: )?Parser key "([^"]+)":\s*')
 _IN_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*(.*)", re.DOTALL)
 _REQUIRED = re.compile(r"arguments are required: ([^\n]+)")
+_NO_OPTION = re.compile(r"^There is no option ('[^']+') here")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _INTERNAL = re.compile(
     r"Union subtypes|Subtypes:|Parser key|given class_path|<class '|typing\.|Namespace\(|dot import path|subclass spec|"
@@ -47,7 +48,8 @@ def sentence(message: str, keys: Iterable[str], cls: type | None = None) -> str:
     missing = _REQUIRED.search(message)
     if cls is not None and missing:
         return _missing(cls, missing[1].rstrip(".").split(", "))
-    return _sentence(message, list(keys)).replace("?.", "?")
+    found = _sentence(message, list(keys)).replace("?.", "?")
+    return found if cls is None else _NO_OPTION.sub(rf"{cls.__name__} has no setting \1", found)
 
 
 def _missing(cls: type, names: list[str]) -> str:

@@ -14,6 +14,7 @@ import yaml
 
 from encdec import __version__, shipped
 from encdec.files import expanded, sha256
+from encdec.messages import no_yaml
 from encdec.study import state
 from encdec.study.spec import Study, as_json
 from encdec.types import UserError
@@ -262,7 +263,7 @@ def _read_config(path: Path, stamp: tuple[int, int]) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+        raise UserError(no_yaml(path, error), 2) from error
 
 
 def _class_names(value: Any) -> Iterator[str]:

@@ -12,6 +12,7 @@ import yaml
 
 from encdec import shipped
 from encdec.files import expanded
+from encdec.messages import no_yaml
 from encdec.runs import trust
 from encdec.study import slurm_settings
 from encdec.study.slurm_settings import Slurm
@@ -183,7 +184,7 @@ def _read(path: Path) -> dict[str, Any]:
         source = path.read_text(encoding="utf-8")
         node, content = yaml.compose(source, Loader=yaml.SafeLoader), yaml.safe_load(source)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}.", 2) from error
+        raise UserError(no_yaml(path, error), 2) from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deep for a study.", 2) from error
     trust.refuse_duplicates(node, str(path), 2)

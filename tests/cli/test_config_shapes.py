@@ -59,7 +59,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
                               "encdec.training.schedules.Phases"),
 }  # fmt: skip
 UNKNOWN: dict[str, tuple[str, str]] = {
-    "a setting of a model": ("model: {class_path: VAE, init_args: {betta: 3}}", "'betta' here; did you mean beta?"),
+    "a setting of a model": ("model: {class_path: VAE, init_args: {betta: 3}}", "VAE has no setting 'betta'; did"),
     "a setting of a network": ("model: {init_args: {encoder: {class_path: MLPEncoder, init_args: {hiden: [3]}}}}",
                                "did you mean hidden?"),
     "a setting of the trainer": ("trainer: {max_epoch: 3}", "no setting 'max_epoch'; did you mean max_epochs?"),

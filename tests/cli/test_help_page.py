@@ -176,7 +176,7 @@ def test_what_an_option_is_called_elsewhere_is_understood(
     [
         ("{model: VAE, epochs: 3}", "A config has no key 'epochs'; did you mean trainer.max_epochs?"),
         ("{model: VAE, trainer: {epochs: 3}}", "trainer has no setting 'epochs'; did you mean trainer.max_epochs?"),
-        ("{model: {class_path: VAE, init_args: {lr: 3}}}", "no option 'lr' here; did you mean model.optimizer.lr?"),
+        ("{model: {class_path: VAE, init_args: {lr: 3}}}", "VAE has no setting 'lr'; did you mean model.optimizer.lr?"),
         ("{model: VAE, seed: 3}", "A config has no key 'seed'; did you mean seed_everything?"),
     ],
 )

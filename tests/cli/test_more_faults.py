@@ -11,7 +11,7 @@ from tests.conftest import ON_CPU, RunCLI, refused
 
 MODEL = ("fit", "--model=VAE", "--model.latent_dim=2", "--trainer.limit_train_batches=2")
 SENTENCES: dict[str, tuple[list[str], int, str]] = {
-    "a setting of another class": ([*MODEL, "--data.num_workers=1"], 2, "There is no option 'num_workers' here."),
+    "a setting of another class": ([*MODEL, "--data.num_workers=1"], 2, "Digits has no setting 'num_workers'."),
     "an alias that holds itself": (["fit", "--config=circle.yaml"], 2, "hold themselves"),
     "more than there is memory": ([*MODEL, "--model.latent_dim=99999999999"], 1, "not enough memory"),
     "a search for the batch size": ([*MODEL, "--trainer.callbacks+=BatchSizeFinder"], 2, "set data.batch_size"),

@@ -75,7 +75,7 @@ def test_runs_wait_for_trials_that_failed_and_others_do_not(project: Path) -> No
 def test_a_setting_that_a_paradigm_lacks_is_refused_before_anything_runs(project: Path) -> None:
     file = write(project / "lacks.yaml", paradigms={"vae": CONFIG, "ae": AE}, tune={"model.beta": [1, 2]})
     refused = run(str(file), code=2)
-    assert refused.stderr.strip() == f"encdec: error: {file}: ae on digits: There is no option 'beta' here."
+    assert refused.stderr.strip() == f"encdec: error: {file}: ae on digits: AE has no setting 'beta'."
     assert not folder("lacks", "tuning").exists()
     for common, words in (
         (["--trainer.devices", 2], "trainer.devices must be 1"),
