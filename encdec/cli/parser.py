@@ -26,10 +26,11 @@ class Parser(private.PathlessParser):
         self._class: type | None = None
         jsonargparse.set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
 
-    def add_class_arguments(self, class_type: type, nested_key: str | None = None, **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def add_class_arguments(self, class_type: type, nested_key: str | None = None, **kwargs: Any) -> list[str]:
         """See jsonargparse; remembers the class whose settings are all that this parser reads, for the errors."""
         self._class = class_type if nested_key is None else None
-        return super().add_class_arguments(class_type, nested_key, **kwargs)
+        added: list[str] = super().add_class_arguments(class_type, nested_key, **kwargs)
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2."""
