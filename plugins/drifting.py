@@ -59,8 +59,6 @@ class Drifting(SetGenerator):
             raise UserError(
                 f"Drifting: temperatures is {list(temperatures)}, but it must be numbers greater than zero.", 2
             )
-        if coupling not in ("softmax", "sinkhorn"):
-            raise UserError(f"Drifting: coupling is {coupling!r}, but it must be softmax or sinkhorn.", 2)
         self.temperatures, self.coupling = temperatures, coupling
 
     def losses(self, batch: Batch) -> Losses:

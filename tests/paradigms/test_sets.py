@@ -167,7 +167,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("SlicedWasserstein", {"directions": 0}, "SlicedWasserstein: directions is 0"),
     ("Drifting", {"temperatures": (-1.0,)}, r"Drifting: temperatures is \[-1.0\], but it must be"),
     ("Drifting", {"temperatures": ()}, r"Drifting: temperatures is \[\]"),
-    ("Drifting", {"coupling": "tree"}, "Drifting: coupling is 'tree', but it must be softmax or sinkhorn"),
+    ("Drifting", {"coupling": "tree"}, "Drifting: coupling is 'tree', but it must be one of 'softmax', 'sinkhorn'"),
     ("EnergyScore", {"num_prior_samples": 1}, "EnergyScore: num_prior_samples is 1, but samples need others"),
 ]
 
