@@ -108,7 +108,7 @@ class Steps(pl.Callback):
         """
         check_data(self._paradigm, getattr(trainer, "datamodule", None))
         self._check_validations(trainer)
-        counted = trainer.fit_loop.epoch_loop.batch_progress.total
+        counted: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         if counted.ready > counted.processed:
             # a stop between two steps left a batch that was fetched but not trained on; Lightning takes back only the
             # epoch's count of it, and at the next restart takes uneven counts for another place in the epoch
