@@ -1,6 +1,10 @@
 """Text from files and users, made fit for a terminal, a table or a file."""
 
 import hashlib
+import os
+import shlex
+import subprocess
+import sys
 from datetime import timedelta
 
 
@@ -16,6 +20,12 @@ def printable(text: str, longest: int | None = None) -> str:
         return shown
     digest = hashlib.sha256(shown.encode()).hexdigest()[:6]
     return f"{shown[: max(longest - 7, 1)]}…{digest}"
+
+
+def word(path: str | os.PathLike[str]) -> str:
+    """A path as one word of a command that is copied into a shell: quoted where the shell would split or change it."""
+    text = os.fspath(path)
+    return subprocess.list2cmdline([text]) if sys.platform == "win32" else shlex.quote(text)
 
 
 def clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ from encdec.paradigms import Paradigm
 from encdec.runs.checkpoints import read_checkpoint
 from encdec.runs.folders import short
 from encdec.tables import print_filled, print_table
-from encdec.text import printable
+from encdec.text import printable, word
 from encdec.training import schedules
 from encdec.training.step import batches_in_epoch, steps_of
 from encdec.types import Conditioning
@@ -82,9 +82,10 @@ def report_fit(trainer: pl.Trainer) -> None:
         _print(f"{name}: {path}")
     # not trainer.log_dir, which waits for the other processes
     if trainer.logger is not None and trainer.logger.save_dir is not None:
-        _print(f"curves and pictures: tensorboard --logdir {short(trainer.logger.save_dir)}")
-    _print(f"scores on the test split: python -m encdec test --ckpt_path {files.get('best', files['last'])}")
-    _print(f"samples as files: python -m encdec predict --ckpt_path {files.get('best', files['last'])}")
+        _print(f"curves and pictures: tensorboard --logdir {word(short(trainer.logger.save_dir))}")
+    checkpoint = word(files.get("best", files["last"]))
+    _print(f"scores on the test split: python -m encdec test --ckpt_path {checkpoint}")
+    _print(f"samples as files: python -m encdec predict --ckpt_path {checkpoint}")
 
 
 def report_interrupt(trainer: pl.Trainer) -> None:
@@ -96,7 +97,7 @@ def report_interrupt(trainer: pl.Trainer) -> None:
     if kept is not None and kept.last_model_path and run is not None:
         is_old = kept.saved_step not in (None, trainer.global_step)  # a second signal did not wait
         what = f"holds it up to step {kept.saved_step}" if is_old else "holds it"
-        _print(f"Stopped; {short(kept.last_model_path)} {what}. Go on: python -m encdec fit --resume {short(run)}")
+        _print(f"Stopped; {short(kept.last_model_path)} {what}. Go on: python -m encdec fit --resume {word(short(run))}")
     elif any(others):
         _print(f"Stopped; {short(next(filter(None, others)))} is what was saved.")
     elif kept is None or trainer.fast_dev_run:  # type: ignore[attr-defined]  # not set in __init__

@@ -6,6 +6,7 @@ from typing import Any
 
 from encdec.runs import checkpoints, folders, identity
 from encdec.runs.weights import DIGEST, FILE, Weights, beside_a_checkpoint, digest_of
+from encdec.text import word
 from encdec.types import UserError
 
 
@@ -72,7 +73,7 @@ def check(command: str, start: folders.Start, settings: Mapping[str, Any]) -> li
         if differing:
             raise UserError(
                 f"{path} was made with another {key}: model.{differing[0]}. Leave that out, or take its weights alone: "
-                f"--weights {path} in place of --ckpt_path.",
+                f"--weights {word(path)} in place of --ckpt_path.",
                 2,
             )
     if start.folder.existing is None:

@@ -19,6 +19,7 @@ from encdec.callbacks import BestAndLast, Evaluate, ImageGrids, LogFloors, Write
 from encdec.data import DataModule
 from encdec.paradigms import Paradigm
 from encdec.runs import build, trust, version_0_1
+from encdec.text import word
 from encdec.types import UserError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -73,11 +74,11 @@ def checked(path: Path) -> str:
         settings = version_0_1.evaluation(settings)
         plain = {name: build.as_plain(_fitted(name, value, rules)) for name, value in settings.items()}
     except build.UnfitError as error:
-        raise UserError(f"{path}: {error}; if you trust this file, say so by --config {path}.") from error
+        raise UserError(f"{path}: {error}; if you trust this file, say so by --config {word(path)}.") from error
     for text in _texts(plain):
         if trust.is_address(text):
             raise UserError(
-                f"{path} names the address {trust.shown(text)}: if you trust this file, say so by --config {path}."
+                f"{path} names the address {trust.shown(text)}: if you trust this file, say so by --config {word(path)}."
             )
     as_yaml: str = yaml.safe_dump(plain, allow_unicode=True)
     return as_yaml

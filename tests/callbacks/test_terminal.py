@@ -2,6 +2,8 @@
 
 import io
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +97,14 @@ def test_the_header_counts_the_steps(
 ) -> None:
     cli(*FIT, *flags)
     assert re.search(said, capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_commands_that_a_run_names_can_be_copied(cli: RunCLI, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(*FIT, "--trainer.max_steps=1", "--name", "lauf ü $1")
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines() if "--ckpt_path" in line]
+    assert len(lines) == 2
+    for line in lines:
+        *_, flag, path = shlex.split(line)
+        assert flag == "--ckpt_path"
+        assert path.startswith("lightning_logs/lauf ü $1/version_0/")
+        assert Path(path).is_file()

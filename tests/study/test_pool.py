@@ -1,5 +1,6 @@
 """The pool of this machine, for real: what it runs, repeats, resumes and stops."""
 
+import multiprocessing
 import os
 import pty
 import re
@@ -7,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,25 @@ def test_stop_counts_before_the_first_job_begins(project: Path, monkeypatch: pyt
     pool.request_stop(study.folder)
     assert running.run(jobs) == signal.SIGTERM
     assert not jobs[0].folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_its_first_job_it_says_so(number: signal.Signals, project: Path) -> None:
+    file = write(project / "early.yaml")
+    with started(str(file)) as process:
+        wait_for(lambda: (project / "lightning_logs" / "studies" / "early").is_dir(), "the study's folder")
+        time.sleep(1)  # its arguments are being read, which takes several seconds
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert err == "encdec: stopped before it began a job; the same command begins.\n", out
+
+
+def test_the_check_of_a_study_that_is_gone_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_leave_terminal", lambda: None)
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    child.check([], theirs)
 
 
 def test_a_second_ctrl_c_ends_jobs_at_once(project: Path) -> None:

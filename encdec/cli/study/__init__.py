@@ -1,7 +1,10 @@
 """`python -m encdec study`: a grid of runs, from one file to one report."""
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from encdec.cli.commands import COMMANDS
 from encdec.cli.study import child, cluster
@@ -83,13 +86,38 @@ def _main(args: list[str]) -> None:
     {"run": _run, "submit": _submit, "status": _status, "stop": _stop, "report": _report_again}[action](study)
 
 
+@contextmanager
+def _before_jobs() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the study with a sentence; later, the pool stops its jobs.
+
+    Raises:
+        SystemExit: with 128 + the number of the signal.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code - 128 in numbers:
+            say("stopped before it began a job; the same command begins.")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _run(study: Study) -> None:
     with locks.of_study(study.folder):
-        cluster.before_local(study)
-        jobs = schedule.everything(study)
-        running = _pool(study, jobs)
-        _check(study, running, jobs)
-        schedule.keep_copy(study)
+        with _before_jobs():
+            cluster.before_local(study)
+            jobs = schedule.everything(study)
+            running = _pool(study, jobs)
+            _check(study, running, jobs)
+            schedule.keep_copy(study)
         number = running.run(jobs)
         is_complete = board.print_summary(map(schedule.standing, schedule.everything(study)))
     if number:
@@ -99,10 +127,11 @@ def _run(study: Study) -> None:
 
 def _submit(study: Study) -> None:
     with locks.of_study(study.folder):
-        waiting = slurm.queue(study)
-        jobs = schedule.everything(study)
-        _check(study, _pool(study, jobs), jobs)
-        schedule.keep_copy(study)
+        with _before_jobs():
+            waiting = slurm.queue(study)
+            jobs = schedule.everything(study)
+            _check(study, _pool(study, jobs), jobs)
+            schedule.keep_copy(study)
         submitted = slurm.submit(study, waiting, jobs)
         if cluster.print_submitted(study, submitted):
             return

@@ -33,8 +33,7 @@ def work(folder: str, until: Connection, environment: Mapping[str, str]) -> None
     Raises:
         SystemExit: with what `do` gives.
     """
-    with suppress(AttributeError, OSError):  # so that Ctrl-C in the terminal is the study's alone; not on Windows
-        os.setsid()
+    _leave_terminal()
     os.environ.update(environment)
     threading.Thread(target=_stop_when_closed, args=(until,), daemon=True).start()
     raise SystemExit(do(folder))
@@ -74,8 +73,14 @@ def check(calls: Sequence[tuple[str, Sequence[str]]], answer: Connection) -> Non
 
     Args:
         calls: the name of a job and the arguments of `fit`, for each that is looked at.
-        answer: takes the sentence; an empty one where nothing is wrong.
+        answer: takes the sentence; an empty one where nothing is wrong. A study that was stopped takes none.
     """
+    _leave_terminal()
+    with suppress(OSError):  # it is closed where the study has ended meanwhile
+        answer.send(_first_fault(calls))
+
+
+def _first_fault(calls: Sequence[tuple[str, Sequence[str]]]) -> str:
     with process.importing():
         from encdec.cli.command_line import main as run
     for name, args in calls:
@@ -87,9 +92,8 @@ def check(calls: Sequence[tuple[str, Sequence[str]]], answer: Connection) -> Non
             wrong = said.getvalue().strip().rpartition("encdec: error: ")[2] if end.code else ""
             wrong = wrong or _unfit(yaml.safe_load(printed.getvalue()))
             if wrong:
-                answer.send(f"{name}: {wrong}")
-                return
-    answer.send("")
+                return f"{name}: {wrong}"
+    return ""
 
 
 def _unfit(config: Any) -> str:
@@ -107,6 +111,12 @@ def _unfit(config: Any) -> str:
     if checkpoint.get("dirpath") is not None:
         return "checkpoint.dirpath would be the same for all jobs: leave it out."
     return ""
+
+
+def _leave_terminal() -> None:
+    """Leave Ctrl-C in the terminal to the study alone; on Windows it reaches all processes of the console."""
+    with suppress(AttributeError, OSError):
+        os.setsid()
 
 
 def _stop_when_closed(until: Connection) -> None:

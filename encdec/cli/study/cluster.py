@@ -9,6 +9,7 @@ from encdec.study.schedule import Standing
 from encdec.study.slurm import Queue, Submitted
 from encdec.study.slurm_settings import Slurm
 from encdec.study.spec import Study
+from encdec.text import word
 from encdec.types import UserError
 
 
@@ -75,7 +76,7 @@ def print_submitted(study: Study, submitted: Submitted) -> bool:
     if submitted.has_report:
         print("The report is written when all of them have ended.")
     elif new:
-        say(f"the report is not in the queue ({submitted.refusal}); `encdec study report {study.path}` writes it.")
+        say(f"the report is not in the queue ({submitted.refusal}); `encdec study report {word(study.path)}` writes it.")
     return bool(new or submitted.queued)
 
 

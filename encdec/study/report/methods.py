@@ -10,7 +10,7 @@ from encdec.study.report.reading import Result, Results
 from encdec.study.report.words import COSTS, better, decimals_of, listed, number, plural, title
 from encdec.study.schedule import COPY
 from encdec.study.state import JobState
-from encdec.text import printable
+from encdec.text import printable, word
 
 
 def tuning(results: Results) -> Section:
@@ -58,7 +58,7 @@ def commands(results: Results) -> Section:
     blocks: list[Block] = [
         Text(", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded", "Versions:"),
         Text("The whole study is made, and made again, by one command, with this file:"),
-        Code(f"encdec study lightning_logs/studies/{results.name}/{COPY}"),
+        Code(f"encdec study {word(f'lightning_logs/studies/{results.name}/{COPY}')}"),
         Code((results.folder / COPY).read_text(encoding="utf-8").strip()),
     ]
     for paradigm in results.paradigms:
