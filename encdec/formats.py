@@ -8,6 +8,8 @@ REPORT_ENDING = ".evaluation.json"
 """last.ckpt is reported in last.evaluation.json, and in last.evaluation.csv."""
 VALUES_ENDING = ".evaluation.npz"
 """Beside a report: values of images of which its metrics are means, so that runs are compared image by image."""
+FEW_STEPS = 100
+"""Steps of training below which a model is called hardly trained, and not judged."""
 RENAMED_VALUES = {("mode", "colour"): "color"}
 """Settings and their values as encdec 0.1 called them, and what the values are called since."""
 

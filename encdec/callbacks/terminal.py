@@ -97,7 +97,9 @@ def report_interrupt(trainer: pl.Trainer) -> None:
     if kept is not None and kept.last_model_path and run is not None:
         is_old = kept.saved_step not in (None, trainer.global_step)  # a second signal did not wait
         what = f"holds it up to step {kept.saved_step}" if is_old else "holds it"
-        _print(f"Stopped; {short(kept.last_model_path)} {what}. Go on: python -m encdec fit --resume {word(short(run))}")
+        _print(
+            f"Stopped; {short(kept.last_model_path)} {what}. Go on: python -m encdec fit --resume {word(short(run))}"
+        )
     elif any(others):
         _print(f"Stopped; {short(next(filter(None, others)))} is what was saved.")
     elif kept is None or trainer.fast_dev_run:  # type: ignore[attr-defined]  # not set in __init__

@@ -3,13 +3,13 @@
 import lightning.pytorch as pl
 
 from encdec.data import DataModule
+from encdec.formats import FEW_STEPS
 from encdec.objectives.floors import FLOOR_NAMES, is_baseline
 from encdec.paradigms import Paradigm
 from encdec.types import Conditioning
 
 SAMPLES = 1_000
 """How many samples `val/sample_variance` is of."""
-_FEW_STEPS = 100
 _ALIKE = 0.05  # share of the data's variance below which samples count as one picture
 
 
@@ -85,7 +85,7 @@ def _hardly_begun(trainer: pl.Trainer, step: int) -> str:
     if not isinstance(data, DataModule):
         return ""
     images_of_a_step = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    if step >= _FEW_STEPS and step * images_of_a_step >= data.num_train:
+    if step >= FEW_STEPS and step * images_of_a_step >= data.num_train:
         return ""
     return f"hardly trained yet ({step:,} {'step' if step == 1 else 'steps'}): "
 

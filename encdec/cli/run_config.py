@@ -78,7 +78,8 @@ def checked(path: Path) -> str:
     for text in _texts(plain):
         if trust.is_address(text):
             raise UserError(
-                f"{path} names the address {trust.shown(text)}: if you trust this file, say so by --config {word(path)}."
+                f"{path} names the address {trust.shown(text)}: if you trust this file, say so by "
+                f"--config {word(path)}."
             )
     as_yaml: str = yaml.safe_dump(plain, allow_unicode=True)
     return as_yaml

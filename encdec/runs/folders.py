@@ -109,7 +109,9 @@ def resume(parent: Path, run: str | None, settings: Mapping[str, Any], dirpath: 
         if differing:
             newer = "begin a new run"
             if identity.is_of_training_only(differing[0]):
-                newer += f" with its weights: --weights {word(short(found / CHECKPOINTS / 'last.ckpt'))} and no --resume"
+                newer += (
+                    f" with its weights: --weights {word(short(found / CHECKPOINTS / 'last.ckpt'))} and no --resume"
+                )
             raise UserError(f"--resume can't go on with {run}: {differing[0]}. Leave that out, or {newer}.", 2)
         return _start(found, settings, dirpath)
     versions = _versions(parent)

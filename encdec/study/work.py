@@ -94,7 +94,7 @@ class _Job:
         is_trial = bool(self._state.by)
         if hash_of(self._state.fit, self._folder, self._state.by or "test") != self._state.hash:
             raise UserError("A config or plugin has changed since the study began: run the study again.")
-        print(f"encdec study: attempt {self._state.attempts}, {self._state.begun}", flush=True)
+        print(f"encdec study: attempt {self._state.attempts}, {_now()}", flush=True)
         if self._state.stage == "fit" or not self._checkpoint().is_file():
             self.note(stage="fit")
             with self._timed("fit_seconds"):

@@ -128,7 +128,7 @@ class Folder:
             "name": paradigm,
             "seed": seed,
             "checkpoint": "last.ckpt",
-            "step": 88,
+            "step": 880,
             **kind,
             "data": {
                 "class": "Digits",

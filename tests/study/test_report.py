@@ -298,6 +298,66 @@ def test_a_fitted_density_helps_only_where_it_is_nearer(tmp_path: Path, fitted: 
     assert said in section(markdown(folder), "What an encoder buys, in parts")
 
 
+def test_hardly_trained_models_are_named_beside_the_verdict(folder: Folder) -> None:
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "hardly trained" not in verdict
+    for seed in folder.seeds:
+        folder.done("vae", "digits", seed, usual(1.5), evaluation={"step": 33})
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "On digits, vae is hardly trained, after 33 steps" in verdict
+
+
+def test_who_is_no_better_than_the_mean_image_is_named(folder: Folder) -> None:
+    for seed in folder.seeds:
+        folder.done("vae", "digits", seed, usual(1.5) | {"mse": usual(7.31)["mse"]})
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "On digits, vae reconstructs no better than the mean image" in verdict
+    for name in folder.paradigms:
+        for seed in folder.seeds:
+            folder.done(name, "digits", seed, usual(8))
+    verdict = section(markdown(folder), "Question and verdict")
+    assert "On digits, none of the paradigms reconstructs better than the mean image" in verdict
+
+
+def test_a_partial_report_says_what_is_there(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "partial", ("vae", "svi"), seeds=(0, 1))
+    folder.done("vae", "digits", 0, usual(1))
+    text = markdown(folder)
+    differences = section(text, "Differences to the baseline")
+    assert "those of vae, the baseline, of which 1 of 2 seeds is done." in differences
+    assert "no paradigm without an encoder has been evaluated yet" in section(text, "Question and verdict")
+    folder.done("svi", "digits", 0, usual(1))
+    assert "two seeds give no correlation" in section(markdown(folder), "Differences to the baseline")
+
+
+def test_what_latents_the_headlines_samples_are_of_is_said(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "latents", ("vae", "svi"))
+    folder.fill()
+    for seed in folder.seeds:
+        own = usual(1) | {"mse_amortisation_gap": metric(-0.0089, "per pixel")}
+        own["frechet_classifier"] = own["frechet_classifier_gaussian"] = metric(27.0 + seed, FRECHET)
+        folder.done("svi", "digits", seed, own)
+    text = markdown(folder)
+    fitted = "latents from a Gaussian fitted to those of training images"
+    assert f"vae: latents from its prior; svi: {fitted}." in section(text, "Results on digits")
+    (samples,) = [line for line in section(text, "Question and verdict").splitlines() if "Samples:" in line]
+    assert f"; svi: {fitted}; vae: latents from its prior)" in samples
+    parts = section(text, "What an encoder buys, in parts")
+    assert "“prior” for vae; “gaussian” for svi." in parts
+    assert "Where the gap of the MSE is negative, the own latent" in parts
+
+
+def test_a_share_has_no_tick_below_0(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "shares", ("vae", "svi"))
+    for seed in folder.seeds:
+        folder.done("vae", "digits", seed, {"recall_classifier": metric(0.0)})
+        folder.done("svi", "digits", seed, {"recall_classifier": metric(0.9 + 0.02 * seed)})
+    write_report(folder.path)
+    chart = (folder.path / IMAGES / "headline-diversity-digits.svg").read_text(encoding="utf-8")
+    assert not re.search(r">−\d", chart)
+    assert ">0.8</text>" in chart
+
+
 def test_what_the_decomposition_lacks_is_said(folder: Folder) -> None:
     assert "it needs paradigms of both kinds" in section(markdown(folder), "What an encoder buys, in parts")
 

@@ -76,7 +76,9 @@ def print_submitted(study: Study, submitted: Submitted) -> bool:
     if submitted.has_report:
         print("The report is written when all of them have ended.")
     elif new:
-        say(f"the report is not in the queue ({submitted.refusal}); `encdec study report {word(study.path)}` writes it.")
+        say(
+            f"the report is not in the queue ({submitted.refusal}); `encdec study report {word(study.path)}` writes it."
+        )
     return bool(new or submitted.queued)
 
 

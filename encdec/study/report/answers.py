@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encdec.evaluation.questions import QUESTIONS, Question
+from encdec.evaluation.questions import QUESTIONS, SPACES, Question
 from encdec.evaluation.questions import why_undefined as of_metric
 from encdec.study.report.reading import Measure, Results
 from encdec.study.report.statistics import Mean, mean
+
+LATENTS = {
+    "prior": "latents from its prior",
+    "gaussian": "latents from a Gaussian fitted to those of training images",
+    "mixture": "latents from a mixture of Gaussians fitted to those of training images",
+}
+"""What latents of samples are drawn from: as metrics are named after it, and in words."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,21 @@ def to_compare(results: Results, data: str, question: Question) -> tuple[dict[st
         usual = units.get(results.baseline) or Counter(units.values()).most_common(1)[0][0]
         apart |= {paradigm: f"in {unit}" for paradigm, unit in units.items() if unit != usual}
     return {paradigm: answer for paradigm, answer in found.items() if paradigm not in apart}, apart
+
+
+def own_latents(results: Results, data: str, paradigm: str) -> str:
+    """What a paradigm's samples are of by itself, `prior`, `gaussian` or `mixture`; empty where nothing tells.
+
+    An evaluation does not name it, but measures each of the three: the one that is its own has the headline's digits.
+    """
+    jobs = results.of(data, paradigm)
+    for space in SPACES:
+        headline = [job.metrics[name] for job in jobs if (name := f"frechet_{space}") in job.metrics]
+        for latents in LATENTS:
+            measured = [job.metrics[name] for job in jobs if (name := f"frechet_{space}_{latents}") in job.metrics]
+            if headline and [one.value for one in measured] == [one.value for one in headline]:
+                return latents
+    return ""
 
 
 def comparable_unit(unit: str) -> str:

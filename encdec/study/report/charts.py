@@ -50,6 +50,9 @@ def headline(
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
+        if min(values) >= 0 and axes.get_xscale() == "linear":  # a share has no tick below 0
+            low, high = axes.get_xlim()
+            axes.set_xticks([tick for tick in axes.get_xticks() if max(low, 0) <= tick <= high])
         axes.set_xlabel(f"{label} ({which} is better)")
         svg = element(figure)
     places = decimals(answers.values())

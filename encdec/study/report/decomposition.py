@@ -4,14 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from encdec.evaluation.questions import QUESTIONS, SPACES
-from encdec.study.report.answers import Answer, Traits, answer, answers, question, to_compare, traits
+from encdec.study.report.answers import (
+    LATENTS,
+    Answer,
+    Traits,
+    answer,
+    answers,
+    own_latents,
+    question,
+    to_compare,
+    traits,
+)
 from encdec.study.report.document import Block, Cell, Column, Section, Table, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import Difference, difference
 from encdec.study.report.tables import ARROWS, best, mean_cell
 from encdec.study.report.words import better, decimals, decimals_of, in_sentence, listed, number, signed, title, unit
 
-_LATENTS = ("prior", "gaussian", "mixture")
+_NEGATIVE = (
+    "Where the gap of the MSE is negative, the own latent reconstructs better than the fitted posterior: this weighs "
+    "the reconstruction against the prior, and own latents may lie where the prior has none."
+)
 
 
 def section(results: Results) -> Section:
@@ -42,7 +55,9 @@ def _amortisation(results: Results) -> list[Block]:
         if columns:
             blocks.append(_metrics(results, f"{data}: what the own latent or posterior gives away", columns))
             blocks += _given_away(results, data)
-    return [*blocks, *_of_classes(results, "VAE", "SVI")] or [_lacks("an amortisation gap")]
+            if any(gap.mean.value < 0 for gap in columns.get("mse_amortisation_gap", {}).values()):
+                blocks.append(Text(_NEGATIVE))
+    return [*blocks, *_of_classes(results, "VAE", "SVI")]
 
 
 def _hole(results: Results) -> list[Block]:
@@ -51,14 +66,25 @@ def _hole(results: Results) -> list[Block]:
         for space in SPACES:
             columns = {
                 name: found
-                for name in (f"frechet_{space}_{latents}" for latents in _LATENTS)
+                for name in (f"frechet_{space}_{latents}" for latents in LATENTS)
                 if (found := answers(results, data, [name]))
             }
             if columns:
                 caption = f"{data}: Fréchet distance of samples, by where their latents are drawn from"
                 blocks.append(_metrics(results, caption, columns, by_row=True))
+                blocks += _headlines(results, data, space)
                 blocks += _deepest(data, columns, f"frechet_{space}")
-    return blocks or [_lacks("samples by several densities")]
+    return blocks or [_lacks("the prior’s hole", "samples by several densities")]
+
+
+def _headlines(results: Results, data: str, space: str) -> list[Block]:
+    """Which of the numbers is the one of all other tables."""
+    names: dict[str, list[str]] = {}
+    for paradigm in answers(results, data, [f"frechet_{space}"]):
+        if latents := own_latents(results, data, paradigm):
+            names.setdefault(latents, []).append(paradigm)
+    parts = [f"“{latents}” for {listed(of, 40)}" for latents, of in names.items()]
+    return [Text(f"{'; '.join(parts)}.", "The headline of the other tables and of the verdict is:")] if parts else []
 
 
 def _given_away(results: Results, data: str) -> list[Block]:
@@ -101,7 +127,7 @@ def _pairing(results: Results) -> list[Block]:
         "pairs": [name for name in of if of[name].conditioning == "image"],
     }
     if not all(kinds.values()):
-        return [_lacks("paradigms of both kinds")]
+        return [_lacks("pairing", "paradigms of both kinds")]
     duels = []
     for data in results.data:
         for asked in QUESTIONS:
@@ -126,7 +152,7 @@ def _of_classes(results: Results, first: str, second: str) -> list[Block]:
     of = traits(results)
     names = [_of_class(results, of, kind) for kind in (first, second)]
     if not (names[0] and names[1]):
-        return [_lacks(f"both {first} and {second}")]
+        return [_lacks(f"{first} against {second}", f"both {first} and {second}")]
     duels = []
     metrics: list[tuple[Sequence[str], str]] = [(asked.headline, asked.better) for asked in QUESTIONS]
     metrics += [((f"frechet_{space}_mixture",), "lower") for space in SPACES] + [(("mse_encoder",), "lower")]
@@ -140,7 +166,7 @@ def _of_classes(results: Results, first: str, second: str) -> list[Block]:
             ):
                 duels.append(_against(data, names[0], names[1], pair, which))
     if not duels:
-        return [_lacks(f"results of both {names[0]} and {names[1]} in one unit")]
+        return [_lacks(f"{first} against {second}", f"results of both {names[0]} and {names[1]} in one unit")]
     caption = f"{names[0]} ({first}) minus {names[1]} ({second})"
     return _differences(results, caption, (names[0], names[1]), duels)
 
@@ -239,5 +265,5 @@ def _metrics(
     return Table(caption + ("; the best of each row is bold" if by_row else ""), headings, rows)
 
 
-def _lacks(what: str) -> Text:
-    return Text(f"This study has no results for it: it needs {what}.")
+def _lacks(of: str, what: str) -> Text:
+    return Text(f"This study has no results for {of}: it needs {what}.")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from encdec.evaluation.questions import QUESTIONS, Question
 from encdec.study.report import paired_images
-from encdec.study.report.answers import Answer, answers, to_compare, traits, why_undefined
+from encdec.study.report.answers import LATENTS, Answer, answers, own_latents, to_compare, traits, why_undefined
 from encdec.study.report.document import Block, Bullets, Cell, Column, Details, Row, Section, Table, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import difference, ranks
@@ -83,7 +83,20 @@ def outcomes(results: Results, data: str) -> list[Block]:
     beside = _beside(results, data)
     errors = _errors(results, columns)
     more = [Details("More numbers beside the headlines", [beside])] if beside else []
-    return [*blocks, *_undefined(results, data), *more, errors]
+    return [*blocks, *_drawn(results, data), *_undefined(results, data), *more, errors]
+
+
+def _drawn(results: Results, data: str) -> list[Block]:
+    """What latents the samples of each paradigm are drawn from, of which all but the prior's hole is."""
+    names: dict[str, list[str]] = {}
+    for paradigm in results.paradigms:
+        if latents := own_latents(results, data, paradigm):
+            names.setdefault(LATENTS[latents], []).append(paradigm)
+    if not names:
+        return []
+    parts = "; ".join(f"{listed(of, 40)}: {latents}" for latents, of in names.items())
+    return [Text(f"as each paradigm draws them by itself. {parts}. What other latents give is in “The prior’s hole”.",
+                 "Samples are drawn")]  # fmt: skip
 
 
 def differences(results: Results) -> Section:
@@ -107,18 +120,32 @@ def differences(results: Results) -> Section:
             caption = f"{data}: paradigm minus {baseline}, {_interval(results)}"
             blocks.append(Table(caption, [Column("Paradigm", is_number=False), *columns], rows))
     if not blocks:
-        return Section(
-            "Differences to the baseline", "differences", [Text(f"{baseline}, the baseline, has no result.")]
-        )
+        return Section("Differences to the baseline", "differences", [Text(_no_differences(results))])
     how = (
         "Runs of one seed share their images, their order and their noise as far as paradigms allow, so differences "
         "are taken seed by seed. r is the correlation over seeds. Where it is positive, the interval is that of the "
         "paired differences; elsewhere pairing does not help, and the interval is Welch’s for two samples. “Test "
         "images” is apart from it: one standard error that the choice of test images leaves, taken image by image."
     )
+    if len(results.seeds) == 2:
+        how = (
+            "Differences are taken seed by seed, and the interval is that of the paired differences, because two seeds "
+            "give no correlation. “Test images” is apart from it: one standard error that the choice of test images "
+            "leaves, taken image by image."
+        )
     if len(results.seeds) == 1:
         how = "With one seed there is neither an interval nor a correlation."
     return Section("Differences to the baseline", "differences", [Text(how), *blocks])
+
+
+def _no_differences(results: Results) -> str:
+    """Why there is none to the baseline."""
+    baseline, asked = results.baseline, len(results.seeds)
+    done = max(len(results.of(data, baseline)) for data in results.data)
+    if not done:
+        return f"{baseline}, the baseline, has no result."
+    seeds = "" if done == asked else f", of which {done} of {plural(asked, 'seed')} {'is' if done == 1 else 'are'} done"
+    return f"No other paradigm has a result that can be compared with those of {baseline}, the baseline{seeds}."
 
 
 def rankings(results: Results) -> Section:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from encdec.evaluation.questions import QUESTIONS, Question
-from encdec.study.report.answers import Answer, Traits, to_compare, traits
+from encdec.formats import FEW_STEPS
+from encdec.study.report.answers import LATENTS, Answer, Traits, own_latents, to_compare, traits
 from encdec.study.report.document import Block, Bullets, Section, Text
 from encdec.study.report.reading import Results
 from encdec.study.report.statistics import CONFIDENCE, Difference, difference
@@ -62,10 +63,12 @@ def section(results: Results, notes: Sequence[str]) -> Section:
     of, held = traits(results), contests(results)
     blocks: list[Block] = [Text(results.question or QUESTION, "Question.")]
     blocks += [Text(sentence, lead) for lead, sentence in _summary(results, of, held)]
+    if held:
+        blocks += [Text(sentence, "Careful.") for data in results.data for sentence in _too_early(results, data)]
     for data in results.data:
-        sentences = [_sentence(contest, len(results.seeds)) for contest in held if contest.data == data]
+        sentences = [_sentence(results, contest) for contest in held if contest.data == data]
         if sentences:
-            blocks += [Text("", f"On {data}"), Bullets([*sentences, *_too_early(results, data)])]
+            blocks += [Text("", f"On {data}"), Bullets(sentences)]
     blocks += [Text(sentence) for sentence in _limits(results, held, notes)]
     return Section("Question and verdict", "verdict", blocks)
 
@@ -77,7 +80,9 @@ def _summary(results: Results, of: Mapping[str, Traits], held: Sequence[Contest]
         return [("Verdict.", "None yet: no job of this study has an evaluation.")]
     if not names[True] or not names[False]:
         lacking = "with an encoder" if names[False] else "without an encoder"
-        return [("Verdict.", f"None: no paradigm {lacking} has been evaluated, so this study can't answer it.")]
+        is_open = any(job.evaluation is None for job in results.jobs if job.paradigm not in of)
+        can = "has been evaluated yet, so this report" if is_open else "has been evaluated, so this study"
+        return [("Verdict.", f"None: no paradigm {lacking} {can} can't answer it.")]
     if not held:
         return [("Verdict.", "None yet: in no question does a paradigm of both kinds have all of its seeds.")]
     parts = ", ".join(f"{name} ({of[name].kind})" for name in names[True])
@@ -113,14 +118,19 @@ def _where(won: Sequence[Contest]) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _sentence(contest: Contest, seeds: int) -> Text:
+def _sentence(results: Results, contest: Contest) -> Text:
     first, second = contest.answers[contest.without], contest.answers[contest.with_one]
     places = max(decimals(contest.answers.values()), decimals_of(contest.gap.value, 2))
     name = in_sentence(title_of((first, second)))
     measured = f"{name}, {unit(first.metric, first.unit)}; {contest.question.better} is better"
+    drawn = ""
+    if contest.question.name == "samples":
+        of = [(name, LATENTS.get(own_latents(results, contest.data, name), ""))
+              for name in (contest.without, contest.with_one)]  # fmt: skip
+        drawn = "".join(f"; {name}: {latents}" for name, latents in of if latents)
     text = (
         f"{contest.without} {_value(first, places)} without an encoder, {contest.with_one} {_value(second, places)} "
-        f"with one ({measured}). {_judged(contest, places, seeds)}"
+        f"with one ({measured}{drawn}). {_judged(contest, places, len(results.seeds))}"
     )
     return Text(text, f"{contest.question.name[0].upper()}{contest.question.name[1:]}:")
 
@@ -139,14 +149,33 @@ def _judged(contest: Contest, places: int, seeds: int) -> str:
     return f"Not separated: they differ by {by}, and {wins}."
 
 
-def _too_early(results: Results, data: str) -> list[Text]:
-    """Said where no paradigm reconstructs better than the mean image: then all are near their start, or broken."""
+def _too_early(results: Results, data: str) -> list[str]:
+    """Which models are near their start, or broken, so that differences of them say little."""
+    steps: dict[int, list[str]] = {}
+    for name in results.paradigms:
+        made = [job.evaluation["step"] for job in results.of(data, name) if job.evaluation and "step" in job.evaluation]
+        if made and min(made) < FEW_STEPS:
+            steps.setdefault(min(made), []).append(name)
+    found = [
+        f"On {data}, {listed(names)} {'is' if len(names) == 1 else 'are'} hardly trained, after "
+        f"{plural(count, 'step')}: the comparisons are of their beginnings."
+        for count, names in sorted(steps.items())
+    ]
     answers, _ = to_compare(results, data, QUESTIONS[0])
-    beside = [(answer.mean.value, next(iter(answer.by_seed.values())).reference) for answer in answers.values()]
-    if beside and all(reference is not None and value >= reference for value, reference in beside):
-        return [Text("no paradigm is below what it is to be compared with, the mean image, so differences here say "
-                     "little.", "Careful:")]  # fmt: skip
-    return []
+    measured = {name: next(iter(answer.by_seed.values())) for name, answer in answers.items()}
+    failing = [
+        name
+        for name, one in measured.items()
+        if one.reference is not None and answers[name].mean.value >= one.reference
+    ]
+    if failing:
+        floor = listed([f"the {name}" for name in dict.fromkeys(n for of in failing for n in answers[of].references)])
+        some = f"{listed(failing)} reconstruct{'s' if len(failing) == 1 else ''} no better"
+        who = "none of the paradigms reconstructs better" if len(failing) == len(measured) else some
+        found.append(
+            f"On {data}, {who} than {floor}: differences to {'it' if len(failing) == 1 else 'them'} say little."
+        )
+    return found
 
 
 def _limits(results: Results, held: Sequence[Contest], notes: Sequence[str]) -> list[str]:
