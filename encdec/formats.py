@@ -15,5 +15,7 @@ RENAMED_VALUES = {("mode", "colour"): "color"}
 
 WRITTEN_BY_KEY = "encdec"
 """Where a checkpoint says who wrote it."""
+CODE_KEY = "plugin_code"
+"""Where a checkpoint holds SHA-256 of the syntax of each plugin's file that its model is of, by module."""
 CURVE_KEY = "training_curve"
 """Where a checkpoint holds the sums of the training scalars since they were last logged."""

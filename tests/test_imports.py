@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "encdec"
 LAYERS = (
     ("types", "messages", "text", "tables", "copyable", "formats"),
     ("private", "requeue", "signatures"),
-    ("files", "shipped"),
+    ("files", "shipped", "syntax"),
     ("objectives",),
     ("networks", "data"),
     ("training",),

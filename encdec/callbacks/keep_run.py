@@ -1,5 +1,6 @@
 """The folder of the run that is trained."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import lightning.pytorch as pl
 import yaml
 from filelock import FileLock, Timeout
 
+from encdec import plugins, syntax
 from encdec.callbacks.best_and_last import best_and_last
 from encdec.files import written_whole
-from encdec.formats import WRITTEN_BY_KEY
+from encdec.formats import CODE_KEY, WRITTEN_BY_KEY
 from encdec.messages import say
 from encdec.runs.folders import CHECKPOINTS, CONFIG, RunFolder, short
 from encdec.training.provenance import digits_depend_on
@@ -36,6 +38,7 @@ class KeepRun(pl.Callback):
         self.folder, self._checkpoint, self._config, self._kept = folder, checkpoint, config, kept
         self.resumed_at = None if folder.existing is None else step
         self._lock: FileLock | None = None
+        self._code: dict[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the folder.
@@ -52,6 +55,7 @@ class KeepRun(pl.Callback):
                 f"Process {trainer.global_rank} would go on from {found[1] or 'the start'}, but the first one from "
                 f"{of_first[1] or 'the start'}: all processes of a run need the same files."
             )
+        self._code = _code_of(pl_module)
         self.folder.path = Path(trainer.strategy.broadcast(str(self.folder.path)))
         if trainer.is_global_zero:
             self.lock()
@@ -66,6 +70,7 @@ class KeepRun(pl.Callback):
     ) -> None:
         """Add what is kept with each checkpoint."""
         checkpoint.update(self._kept)
+        checkpoint[CODE_KEY] = self._code
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the settings to loggers other than the run's own, as `enable_autolog_hparams` of the trainer says."""
@@ -85,6 +90,13 @@ class KeepRun(pl.Callback):
         ]
         if changed and trainer.is_global_zero:
             say(f"resumes with {' and '.join(changed)}: the last digits may differ from those of a run in one go.")
+        written, running = checkpoint.get(CODE_KEY), _code_of(pl_module)
+        if isinstance(written, dict) and trainer.is_global_zero:
+            for module in [name for name, code in running.items() if written.get(name, code) != code]:
+                say(
+                    f"{_file_of(module)} has changed since this checkpoint was written: what follows is trained by its "
+                    "new code."
+                )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let others in."""
@@ -127,3 +139,17 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
 
 def _kept(trainer: pl.Trainer) -> KeepRun | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, KeepRun)), None)  # type: ignore[attr-defined]
+
+
+def _code_of(model: pl.LightningModule) -> dict[str, str]:
+    """What the plugins' files that a model and its networks are of do, as a digest by module."""
+    modules = {type(part).__module__ for part in model.modules()}
+    return {
+        name: syntax.digest(Path(_file_of(name)))
+        for name in sorted(modules)
+        if name.startswith(f"{plugins.PACKAGE}.") and name in sys.modules
+    }
+
+
+def _file_of(module: str) -> str:
+    return short(sys.modules[module].__file__ or module)

@@ -232,7 +232,8 @@ def _with_config_of_run(args: list[str], named: set[str]) -> list[str]:
             2,
         )
     if args[0] != "fit":
-        raise no_checkpoint(args[0])
+        given = args[1] if len(args) > 1 and not args[1].startswith("-") else ""
+        raise no_checkpoint(args[0], given)
     if runs:
         raise folders.no_run(str(runs[0]))
     return args

@@ -157,6 +157,7 @@ class CLI(LightningCLI):
                 changed = identity.check_held_out(path, contents, self._data, self._settings, *splits)
                 self._differing += changed
                 self.datamodule.starts_over = bool(changed)
+            checkpoints.check_images(contents, self.model.image_shape, type(self.datamodule).__name__, path)
             checkpoints.check_fits(self.model, contents, path)
             training_state.check(contents, path, self.trainer, self.model, self.datamodule, TrainerFn(self._command))
             if self._differing:

@@ -11,9 +11,9 @@ COMMANDS = {
     "validate": "Measure a checkpoint on the validation split.",
     "test": "Evaluate a checkpoint on the test split, alike for all paradigms.",
     "predict": "Write samples, reconstructions and interpolations to files.",
-    "export": "Write the weights of a checkpoint as safetensors, for other programs and people.",
-    "compare": "Put evaluations of runs side by side: mean and spread over seeds.",
-    "study": "Run all of a file's paradigms, data sets and seeds, and report on them.",
+    "export": "Write the weights of a checkpoint as safetensors, for other programs.",
+    "compare": "Put evaluations of runs side by side, as means over seeds.",
+    "study": "Run a file's paradigms, data sets and seeds, and report on them.",
     "configs": "List the configs that come with encdec, or copy one.",
 }
 """What each command does, in one line."""
@@ -32,12 +32,14 @@ options:
   --version         Show the version.
 
 options of fit, validate, test and predict, among others:
-  --config FILE     Settings, such as vae.yaml; later ones win. `encdec configs` lists those that come with encdec.
+  --config FILE     Settings, such as vae.yaml; later ones win.
+                    `encdec configs` lists those that come with encdec.
   --model NAME      A paradigm, such as VAE; its settings: --model.beta 4.
   --data NAME       A data set, such as FashionMNIST.
   --ckpt_path FILE  A checkpoint to measure, or for fit to begin a new run from.
-  --resume [RUN]    For fit: go on with a run, if there is one, from its newest checkpoint.
-  --sampler NAME    For test and predict: draw samples from prior, gaussian, mixture or neighbors.
+  --resume [RUN]    For fit: go on with a run from its newest checkpoint.
+  --sampler NAME    For test and predict: what latents of samples are drawn from:
+                    model, prior, gaussian, mixture or neighbors.
   --print_config    Show every setting and its value, as YAML.
 
 examples:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,9 +78,13 @@ def _list() -> None:
         if part != heading:
             print(f"{'' if heading is None else chr(10)}{_GROUPS.get(part, part)}")
             heading = part
-        columns = max(shutil.get_terminal_size().columns, 60) - width - 3 if sys.stdout.isatty() else 10_000
-        words = shipped.first_comment(path)
-        print(f"  {name:<{width}}{words if len(words) <= columns else words[: columns - 1] + '…'}")
+        line = f"  {name:<{width}}{shipped.first_sentence(path)}"
+        if sys.stdout.isatty():  # elsewhere each has one line
+            columns = max(shutil.get_terminal_size().columns, width + 30)
+            line = textwrap.fill(
+                line, columns, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False
+            )
+        print(line)
 
 
 def _copy(name: str, to: str = ".") -> Path:

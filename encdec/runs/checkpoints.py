@@ -7,7 +7,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from encdec.paradigms import Paradigm
 from encdec.runs import build, trust, version_0_1
 from encdec.runs import contents as contents
 from encdec.signatures import parameters
+from encdec.text import word
 from encdec.types import UserError
 
 ENDING = ".ckpt"
@@ -119,12 +120,27 @@ def require_file(path: str | PathLike[str]) -> None:
     if not found and trust.is_address(str(path)):
         raise UserError(f"{str(path)!r} is an address, but a checkpoint is read from a file: download it first.", 2)
     if not found:
-        raise UserError(f"There is no checkpoint {str(path)!r}: give the path of a .ckpt file that `fit` wrote.", 2)
+        inside = in_folder(Path(path))
+        what = (
+            "give the path of a .ckpt file that `fit` wrote." if inside is None else f"it is a folder; give {inside}."
+        )
+        raise UserError(f"There is no checkpoint {str(path)!r}: {what}", 2)
 
 
-def no_checkpoint(command: str) -> UserError:
-    """The error for a command that measures a model but is given none."""
-    return UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
+def in_folder(folder: Path) -> Path | None:
+    """A checkpoint in a folder of a run, or of checkpoints, the best if there is one; None if there is none."""
+    with contextlib.suppress(OSError):  # a name that is too long
+        names = [place / f"{name}{ENDING}" for place in (folder / "checkpoints", folder) for name in ("best", "last")]
+        return next((path for path in names if path.is_file()), None)
+    return None
+
+
+def no_checkpoint(command: str, given: str = "") -> UserError:
+    """The error for a command that measures a model but is given none; `given` is a word that belongs to no option."""
+    if not given:
+        return UserError(f"{command} needs a trained model: give --ckpt_path FILE.", 2)
+    file = in_folder(Path(given)) or (given if Path(given).suffix == ENDING else "FILE")
+    return UserError(f"{command} takes options alone, and {given!r} belongs to none: give --ckpt_path {word(file)}.", 2)
 
 
 def verify(path: str | PathLike[str]) -> None:
@@ -269,6 +285,28 @@ def _check_kinds(
                 f"{held.get(name, 'missing')} in the checkpoint and {wanted.get(name, 'missing')} in the model; "
                 "give the config it was made with."
             )
+
+
+def check_images(checkpoint: dict[str, Any], shape: Sequence[int], data: str, path: str | PathLike[str]) -> None:
+    """Check that a checkpoint's model makes images of a shape.
+
+    Args:
+        checkpoint: the contents.
+        shape: of the images, (C, H, W).
+        data: the name of their data set.
+        path: of the checkpoint, for the error.
+
+    Raises:
+        UserError: it makes others.
+    """
+    trained = checkpoint["hyper_parameters"].get("image_shape")
+    if trained is not None and list(trained) != list(shape):
+        held, given = ("×".join(map(str, one)) for one in (trained, shape))
+        raise UserError(
+            f"{path} was trained on images of {held}, but those of {data} are {given} (channels × height × width): "
+            "give data of that shape.",
+            2,
+        )
 
 
 def digest(metadata: dict[str, Any], weights: dict[str, Tensor]) -> str:

@@ -4,7 +4,9 @@ They lie in the folders `configs` and `plugins` of the repository, and beside th
 file of the working directory wins over the one of the same name that comes with encdec.
 """
 
+import re
 from functools import cache
+from itertools import dropwhile, takewhile
 from os import PathLike
 from pathlib import Path
 
@@ -84,7 +86,13 @@ def plugin_files(local: Path = Path(PLUGINS)) -> list[Path]:
     return [path for _, path in sorted((coming | own).items())]
 
 
-def first_comment(path: Path) -> str:
-    """What a config says of itself in its first comment; empty if it has none."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.lstrip("# ").strip() for line in lines if line.startswith("#") and line[1:2] != "!"), "")
+def first_sentence(path: Path) -> str:
+    """What a config says of itself in the first sentence of its first comment; empty if it has none."""
+    lines = dropwhile(lambda line: not _is_prose(line), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line[2:].strip() for line in takewhile(_is_prose, lines))
+    return re.split(r"(?<=[.?]) (?=[A-Z-])", text)[0]
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line is a comment, and neither a command, which is indented, nor `#!`."""
+    return line.startswith("# ") and not line.startswith("#  ")

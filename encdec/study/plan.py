@@ -1,6 +1,5 @@
 """The jobs of a study: what each one runs, where, and what its result depends on."""
 
-import ast
 import hashlib
 import itertools
 import shlex
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from encdec import __version__, shipped
+from encdec import __version__, shipped, syntax
 from encdec.files import expanded, sha256
 from encdec.messages import no_yaml
 from encdec.study import state
@@ -229,7 +228,7 @@ def hash_of(fit: Sequence[str], folder: Path, then: str) -> str:
             content = [{**one, "weights": _weights(one["weights"])} if one is config else one for one in content]
     names = set(_class_names(content))
     plugins = [_plugin(path, _stamp(path)) for path in shipped.plugin_files()]
-    code = [syntax for classes, syntax in plugins if classes & names]
+    code = [code for classes, code in plugins if classes & names]
     whole = as_json({"encdec": __version__, "fit": content, "then": then, "plugins": code})
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -279,19 +278,4 @@ def _class_names(value: Any) -> Iterator[str]:
 
 @cache
 def _plugin(path: Path, stamp: tuple[int, int]) -> tuple[frozenset[str], str]:
-    """The names of the classes that a plugin defines, and its syntax without comments and docstrings."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # what imports it says so
-        return frozenset(), ""
-    classes = frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
-    return classes, ast.dump(tree)
-
-
-def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is a docstring, or another text that does nothing."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return syntax.of_file(path)

@@ -100,6 +100,7 @@ def test_a_repeated_seed_is_counted_once_and_said(tmp_path: Path, capsys: Captur
         write(tmp_path, report_of("vae", seed, mse), version)
     rows, below = table_of(tmp_path, capsys)
     assert rows == {"vae": ["2 (3 runs)", "0.3 ± 0.1"]}, "of 0.2, the mean of the first seed, and 0.4"
+    assert "± in the table: the standard deviation over seeds." in below
     assert "vae: 2 runs have the seed 0 and the same settings, but other results: their mean counts once, as no " \
            "spread over seeds." in below  # fmt: skip
 

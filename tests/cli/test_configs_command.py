@@ -26,7 +26,21 @@ def test_all_are_listed_with_what_they_say_of_themselves(empty: Path, capsys: py
     assert len(listed) == len(lines), "each once"
     for name, words in listed.items():
         assert len(words) > 20, f"{name} needs a first line that says what it is"
-        assert f"# {words}\n" in (ROOT / "configs" / name).read_text()
+        assert words in " ".join((ROOT / "configs" / name).read_text().replace("\n# ", " ").split())
+        assert words.endswith((".", "?", ".py")) or name.startswith("study/"), "a whole sentence"
+
+
+def test_a_terminal_folds_the_list_and_cuts_nothing(
+    empty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["configs"])
+    whole = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    main(["configs"])
+    folded = capsys.readouterr().out
+    assert max(map(len, folded.splitlines())) <= 80
+    assert folded.split() == whole.split()
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,26 @@ def test_a_pipe_among_the_files_of_a_run_is_not_waited_for(cli: RunCLI, project:
 @pytest.mark.parametrize("address", ["arrow_hdfs://h/x", "async_wrapper://x", "x\n::http://127.0.0.1:9/", "a-b+c.d:/x"])
 def test_an_address_is_known_as_one(address: str) -> None:
     assert trust.is_address(address)
+
+
+def test_a_run_in_place_of_its_checkpoint_is_answered_by_the_checkpoint(
+    cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=1", "--name=a run", "--floors.enabled=false")
+    capsys.readouterr()
+    run = "lightning_logs/a run/version_0"
+    best = f"{run}/checkpoints/best.ckpt"
+    assert f"'{run}': it is a folder; give {best}." in refused(capsys, "test", f"--ckpt_path={run}")
+    for given in (run, best):
+        said = refused(capsys, "test", given)
+        assert f"test takes options alone, and '{given}' belongs to none: give --ckpt_path '{best}'." in said
+
+
+def test_images_of_another_shape_than_the_checkpoints_are_named(
+    cli: RunCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_steps=1", "--floors.enabled=false")
+    capsys.readouterr()
+    path = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
+    said = refused(capsys, "test", f"--ckpt_path={path}", "--data=FashionMNIST")
+    assert "was trained on images of 1×8×8, but those of FashionMNIST are 1×28×28" in said

@@ -1,4 +1,4 @@
-"""`python -m encdec compare`: the evaluations of many runs side by side, mean and spread over seeds."""
+"""`python -m encdec compare`: the evaluations of many runs side by side, means over seeds."""
 
 import argparse
 import json
@@ -86,10 +86,11 @@ def _compare(args: Sequence[str]) -> None:
     if differences:
         print(
             "Differences image by image, ± the standard error by the choice of test images;\n"
-            "the spread over seeds, ± in the table above, is not part of it:"
+            "what seeds make of it, ± in the table above, is not part of it:"
         )
         _print(differences, options.markdown)
-    lines = [f"{printable(metric)}: {_reference(reports, metric)}" for metric in wanted]
+    lines = ["± in the table: the standard deviation over seeds."] if any(len(row.by_seed) > 1 for row in found) else []
+    lines += [f"{printable(metric)}: {_reference(reports, metric)}" for metric in wanted]
     if not wanted:
         lines.append("No run has one of the metrics that are shown: --metrics all shows those that there are.")
     lines += [line for row in found for line in row.undefined(wanted)]
