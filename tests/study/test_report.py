@@ -325,6 +325,7 @@ def test_a_partial_report_says_what_is_there(tmp_path: Path) -> None:
     text = markdown(folder)
     differences = section(text, "Differences to the baseline")
     assert "those of vae, the baseline, of which 1 of 2 seeds is done." in differences
+    assert "| svi | not known yet | – |" in section(text, "Results on digits")
     assert "no paradigm without an encoder has been evaluated yet" in section(text, "Question and verdict")
     folder.done("svi", "digits", 0, usual(1))
     assert "two seeds give no correlation" in section(markdown(folder), "Differences to the baseline")

@@ -83,8 +83,10 @@ def test_no_chart_is_blank(browser: Browser) -> None:
 
 
 def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser: Browser, page: Path) -> None:
+    hint = "return getComputedStyle(document.querySelector('.chart'), '::after').content"
     browser.show(page, 500, 900)  # the narrowest window that chromium opens
     assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    assert "scrolls sideways" in browser.run(hint)
 
 
 def test_it_reads_without_scripts(page: Path) -> None:

@@ -70,7 +70,7 @@ def outcomes(results: Results, data: str) -> list[Block]:
     ]
     rows = []
     for paradigm in results.paradigms:
-        row = [Cell(paradigm), Cell(of[paradigm].words) if paradigm in of else Cell("–")]
+        row = [Cell(paradigm), Cell(of[paradigm].words) if paradigm in of else Cell("not known yet")]
         for question, found in columns.items():
             compared_ones, apart = compared[question.name]
             if paradigm in found:
