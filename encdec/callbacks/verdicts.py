@@ -1,5 +1,7 @@
 """What is measured, in words: how many samples differ, and what an MSE means."""
 
+import math
+
 import lightning.pytorch as pl
 
 from encdec.data import DataModule
@@ -10,6 +12,7 @@ from encdec.types import Conditioning
 
 SAMPLES = 1_000
 """How many samples `val/sample_variance` is of."""
+_WORSE = 1.1  # times the BCE of an output of 0.5 everywhere, which is about what an untrained decoder gives
 _ALIKE = 0.05  # share of the data's variance below which samples count as one picture
 
 
@@ -76,7 +79,31 @@ def verdicts(
         begun = ""
     say = floors.position if begun else floors.verdict
     measured = {name: value for name, value in metrics.items() if is_measured_against(name, "mse")}
-    return [f"{name} – {begun}{say(value, conditioning)}" for name, value in measured.items()]
+    grey = math.prod(model.image_shape) * math.log(2)
+    sentences = []
+    for name, value in measured.items():
+        nats = _nats(name, metrics)
+        if value > floors.mse[Conditioning.NONE] and nats > _WORSE * grey:
+            sentences.append(
+                f"{name} – no better than the mean image: {floors.position(value, conditioning)}, and {nats:,.4g} nats "
+                f"per image, where plain grey has {grey:,.4g}: it diverged, or overfitted if the training loss is low; "
+                "train with a smaller --model.optimizer.lr"
+            )
+        else:
+            sentences.append(f"{name} – {begun}{say(value, conditioning)}")
+    return sentences
+
+
+def _nats(name: str, metrics: dict[str, float]) -> float:
+    """The nats per image of the output whose `mse` has this name: its BCE, with the KL where that is the objective's.
+
+    An MSE is at most 1, and a diverged encoder shows in the KL alone, so neither would do. Under a Gaussian observation
+    model nats are of densities, which the BCE of grey can't be compared with.
+    """
+    stage, _, rest = name.partition("/")
+    bce = metrics.get(f"{stage}/{rest.replace('mse', 'bce', 1)}", 0.0)
+    is_bernoulli = rest == "mse" and f"{stage}/nll" not in metrics
+    return max(bce, -metrics.get(f"{stage}/elbo", 0.0)) if is_bernoulli else bce
 
 
 def _hardly_begun(trainer: pl.Trainer, step: int) -> str:

@@ -42,7 +42,7 @@ def require_finite(
     if not fitting:
         raise UserError(f"{found}, so there is nothing to measure: take a checkpoint from before.")
     raise NotFiniteError(
-        f"{found} at {where}, so the run is stopped; its checkpoints are from before. "
+        f"{found} at {where}, so the run is stopped; what it has saved, if anything, is from before. "
         "Try a lower learning rate or another precision."
     )
 
@@ -62,5 +62,6 @@ class FiniteWeights(pl.Callback):
             if not torch.isfinite(weights).all():
                 raise NotFiniteError(
                     f"{type(pl_module).__name__}: {name} is not finite after step {trainer.global_step}, so the run is "
-                    "stopped; its checkpoints are from before. Try a lower learning rate or another precision."
+                    "stopped; what it has saved, if anything, is from before. Try a lower learning rate or another "
+                    "precision."
                 )

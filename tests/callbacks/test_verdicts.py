@@ -1,5 +1,7 @@
 """The sentences about what was measured: beside which floor, for what there is none, and when it is too early."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any, final
 
@@ -222,3 +224,24 @@ def test_it_says_when_training_has_hardly_begun(
     cli("validate", "--config", f"configs/{config}.yaml", *(flag for flag in flags if "batch_size" in flag),
         "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt")  # fmt: skip
     assert f"val/mse – hardly trained yet ({steps}): " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("config", "rate"), [("vae", "0.1"), ("vae_noenc", "30")])
+def test_it_says_when_training_has_diverged(
+    config: str, rate: str, cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config", f"configs/{config}.yaml", "--images.every_n_epochs=100")
+    cli("fit", *flags, f"--model.optimizer.lr={rate}", "--trainer.max_epochs=2")
+    out, _ = capfd.readouterr()
+    verdict = [line for line in out.splitlines() if ": val/mse – " in line][-1]
+    measured = "val/loss" if config == "vae" else "val/bce"  # a diverged encoder shows in the KL alone
+    row = next(line.split("│") for line in out.splitlines() if line.startswith(f"│ {measured} "))
+    assert "% above the mean image's " in verdict
+    assert ": it diverged, or overfitted if the training loss is low; train with a smaller --model.opt" in verdict
+    nats = float(row[3])
+    said = re.search(r", and ([\d,.e+]+) nats per image, where plain grey has 44\.36: ", verdict)
+    assert said
+    assert float(said[1].replace(",", "")) == pytest.approx(nats, rel=1e-3)
+    assert nats > 1.1 * 64 * math.log(2)
+    cli("test", *flags, "--ckpt_path", f"lightning_logs/{config}/version_0/checkpoints/last.ckpt")
+    assert ": it diverged, or overfitted if " in " ".join(capfd.readouterr().out.split())

@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_good_checkpoint(
         cli(*resumed)
     assert stop.value.code == 1
     err = capsys.readouterr().err
-    assert "so the run is stopped; its checkpoints are from before" in err
+    assert "so the run is stopped; what it has saved, if anything, is from before" in err
     assert len(err.strip().splitlines()) == 1
     assert last.read_bytes() == before
 
