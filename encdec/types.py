@@ -93,16 +93,21 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-def checked_losses(owner: object, found: object, player: str = "model") -> Losses:
+def checked_losses(
+    owner: object, found: object, player: str = "model", x: Tensor | None = None, trains: bool = False
+) -> Losses:
     """What an objective gives, if it is `Losses`.
 
     Args:
         owner: the paradigm.
         found: what its objective gave.
         player: whose objective it is.
+        x: the images that it was given, (B, C, H, W); None if only types are checked.
+        trains: whether the loss must have a gradient.
 
     Raises:
-        UserError: it is something else, as the dictionary that encdec 0.1 took, or holds something else.
+        UserError: it is something else, as the dictionary that encdec 0.1 took, or holds something else, of another
+            shape or without a gradient.
     """
     name = f"{type(owner).__name__}.losses" if player == "model" else f"{type(owner).__name__}: the player {player}"
     if not isinstance(found, Losses):
@@ -115,6 +120,22 @@ def checked_losses(owner: object, found: object, player: str = "model") -> Losse
     for key, value in (("loss", found.loss), *found.terms.items()):
         if not hasattr(value, "detach"):
             raise UserError(f"{name} gives {key} as a {type(value).__name__}, but it must be a tensor, (B,) or ().")
+        if x is not None and value.shape not in ((), x.shape[:1]):
+            raise UserError(
+                f"{name} gives {key} of shape {tuple(value.shape)} for {len(x)} images, but it must be ({len(x)},), a "
+                "value for each image, or ()."
+            )
+    for suffix, output in found.outputs().items() if x is not None else ():
+        if output.shape != x.shape:
+            raise UserError(
+                f"{name} gives logits{suffix} of shape {tuple(output.shape)} for images of shape {tuple(x.shape)}, "
+                "which must be alike: an output for each image."
+            )
+    if trains and not found.loss.requires_grad:
+        raise UserError(
+            f"{name} gives a loss without a gradient, so nothing can be trained: is it computed by torch, from the "
+            "networks' outputs, and outside of torch.no_grad() and detach()?"
+        )
     return found
 
 

@@ -254,7 +254,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def unexpected(error: BaseException) -> str:
-    """One sentence for an error that nobody foresaw: what it says, and where in our code or a plugin's it arose."""
+    """One sentence for an error that nobody foresaw: what it says, and where in a plugin, or else in our code."""
     chain = list(causes(error))
     error = next((cause for cause in chain if not _INTERNAL.search(str(cause))), chain[-1])
     reason = _shortened(" ".join(str(error).split()))
@@ -262,9 +262,17 @@ def unexpected(error: BaseException) -> str:
     # an attribute that is missing is at fault where it is asked for, not where that is said
     asked = [frame for frame in frames if frame.name != "__getattr__"]
     ours = [frame for frame in asked if "site-packages" not in frame.filename and "<" not in frame.filename]
-    frame = (ours or frames)[-1]
+    users = [frame for frame in asked if frame.filename in _plugin_files()]  # what a plugin calls fails for its sake
+    frame = (users or ours or frames)[-1]
     place = f"{os.path.relpath(frame.filename)}, line {frame.lineno}" if frame.filename else "no file"
     return f"{type(error).__name__}: {reason} ({place}). ENCDEC_DEBUG=1 shows the traceback."
+
+
+def _plugin_files() -> set[str]:
+    """The files of all modules of plugins that have been imported."""
+    packages = plugins.packages() - {"encdec"}
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in packages]
+    return {str(module.__file__) for module in modules if getattr(module, "__file__", None)}
 
 
 def _parameters() -> set[str]:

@@ -143,7 +143,8 @@ class Paradigm(Copyable, Usable, ABC):
             UserError: it is no batch, or its images have another shape than the model's.
         """
         self.randomness.restart()
-        return checked_losses(self, self.losses(checked_batch(self._name("measured_losses"), batch, self.image_shape)))
+        batch = checked_batch(self._name("measured_losses"), batch, self.image_shape)
+        return checked_losses(self, self.losses(batch), x=batch.x)
 
     def baselines(self, stage: str, means: Mapping[str, float]) -> dict[str, float]:
         """The floors of what was measured on a split, and how far above them it is, by name."""

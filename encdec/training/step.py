@@ -197,7 +197,7 @@ class Steps(pl.Callback):
         found: dict[str, Losses] = {}
         for number, (name, player, optimizer) in enumerate(self._players):
             with self._turn(trainer, optimizer, steps):
-                found[name] = checked_losses(paradigm, player.objective(batch), name)
+                found[name] = checked_losses(paradigm, player.objective(batch), name, batch.x, trains=True)
                 loss = found[name].loss.mean()
                 # before weights are changed by it; on a GPU one would wait for the number, so there it is looked at
                 # with the sums of the curve, and with the weights before they are saved

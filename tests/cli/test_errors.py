@@ -212,7 +212,7 @@ def plugin(text: str) -> Callable[[Path], None]:
 MINE = """\
 import torch
 from torch import nn
-from encdec.paradigms import Paradigm
+from encdec.networks import MLPEncoder; from encdec.paradigms import Paradigm
 from encdec.types import Conditioning, Losses
 
 class Mine(Paradigm):
@@ -233,8 +233,31 @@ PLUGINS = {
         "return Losses(self.nothing)",
         "'Mine' object has no attribute 'nothing' (plugins/mine.py, line 17)",
     ),
-    "a plugin without a loss": ("return Losses()", "missing 1 required positional argument: 'loss'"),
-}
+    "a plugin without a loss": (
+        "return Losses()", "missing 1 required positional argument: 'loss' (plugins/mine.py, line 17)"
+    ),
+    "a plugin that gives a network the wrong input": (
+        "return Losses(MLPEncoder(self.image_shape, 3)(batch.x[:, :, :-1]).sum(1))",
+        "shapes cannot be multiplied (128x56 and 64x512) (plugins/mine.py, line 17)",
+    ),
+}  # fmt: skip
+FORESEEN = {
+    "logits of another shape": (
+        "out = self.layer(torch.randn(len(batch.x), 2)); return Losses(out.square().sum(1), logits=out)",
+        "Mine.losses gives logits of shape (128, 64) for images of shape (128, 1, 8, 8), which must be alike",
+    ),
+    "a loss of another shape": (
+        "return Losses(self.layer(torch.randn(len(batch.x), 2)))",
+        "Mine.losses gives loss of shape (128, 64) for 128 images, but it must be (128,)",
+    ),
+    "a loss without a gradient": (
+        "return Losses(batch.x.sum((1, 2, 3)))",
+        "Mine.losses gives a loss without a gradient, so nothing can be trained",
+    ),
+    "what version 0.1 asked for": (
+        "return {'loss': batch.x.sum((1, 2, 3))}", "Mine.losses gives a dict, but it must give Losses"
+    ),
+}  # fmt: skip
 FAULTS: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no folder of pictures": (a_file_in_the_way, FOLDER, "'pictures' is not a folder"),
     "an empty folder": (lambda folder: (folder / "pictures").mkdir(), FOLDER, "has no pictures"),
@@ -285,12 +308,17 @@ def test_a_plugin_that_fails_is_one_sentence_and_exit_code_1(name: str, project:
     assert "Traceback" not in output
 
 
-def test_a_plugin_that_gives_what_version_1_asked_for_is_told_what_it_is_now(project: Path) -> None:
-    plugin(MINE.format(losses="return {'loss': batch.x.sum((1, 2, 3))}"))(project)
-    code, output = killing.run(project, "fit", "--model=Mine", *SHORT, "--trainer.enable_progress_bar=false")
-    assert code == 1, output
-    (error,) = [line for line in output.splitlines() if line.startswith("encdec: ")]
-    assert "Mine.losses gives a dict, but it must give Losses" in error
+@pytest.mark.parametrize("name", FORESEEN)
+def test_what_a_plugin_gives_is_named_with_its_method(
+    name: str, cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses, expected = FORESEEN[name]
+    plugin(MINE.format(losses=losses))(project)
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--model=Mine", *SHORT)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert expected in error
     assert "ENCDEC_DEBUG" not in error, "it is foreseen"
 
 
