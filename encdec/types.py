@@ -125,8 +125,8 @@ def checked_losses(
                 f"{name} gives {key} of shape {tuple(value.shape)} for {len(x)} images, but it must be ({len(x)},), a "
                 "value for each image, or ()."
             )
-    for suffix, output in found.outputs().items() if x is not None else ():
-        if output.shape != x.shape:
+    for suffix, output in found.outputs().items():
+        if x is not None and output.shape != x.shape:
             raise UserError(
                 f"{name} gives logits{suffix} of shape {tuple(output.shape)} for images of shape {tuple(x.shape)}, "
                 "which must be alike: an output for each image."

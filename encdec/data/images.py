@@ -14,6 +14,8 @@ from encdec.types import Shape, UserError
 
 BLOCK = 1 << 20
 """How many numbers are converted to pixels at a time."""
+_CHANNELS = (1, 3, 4)
+"""Of grey, color, and color with transparency."""
 
 
 class Images(ABC):
@@ -84,6 +86,9 @@ class InMemoryImages(Images):
         classes: name of each label.
         rows: where the N images of this split are in `pixels`, int64, (N,); all M in order if None.
         names: see `Images`.
+
+    Raises:
+        UserError: one is of another type or shape, or channels come last.
     """
 
     pixels: Tensor
@@ -100,6 +105,17 @@ class InMemoryImages(Images):
             raise UserError(
                 f"InMemoryImages needs pixels as a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
                 f"{tuple(self.pixels.shape)}: use InMemoryImages.from_floats for pixels in [0, 1]."
+            )
+        channels, height, width = self.image_shape
+        if width in _CHANNELS and channels not in _CHANNELS and height > max(_CHANNELS):
+            raise UserError(
+                f"InMemoryImages needs pixels as (N, C, H, W), but {tuple(self.pixels.shape)} looks like (N, H, W, C): "
+                "give pixels.permute(0, 3, 1, 2)."
+            )
+        if not isinstance(self.classes, tuple | list) or not all(isinstance(name, str) for name in self.classes):
+            raise UserError(
+                f"InMemoryImages needs classes as the names of the labels 0, 1, …, such as ('cat', 'dog'), not as "
+                f"{self.classes!r}."
             )
         count = len(self.pixels) if self.rows is None else len(self.rows)
         if len(self.labels) != count:

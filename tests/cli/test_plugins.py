@@ -11,7 +11,7 @@ import encdec
 from encdec import plugins
 from encdec.networks import Decoder
 from encdec.paradigms import LatentVariable, Paradigm
-from encdec.testing import check_paradigm
+from encdec.testing import check_datamodule, check_paradigm
 from tests import killing
 from tests.conftest import ROOT, RunCLI, encdec_in
 
@@ -169,6 +169,8 @@ def test_the_recipe(cli: RunCLI, project: Path, folder: Path) -> None:
     assert checks
     for check in checks:
         check(project)  # type: ignore[operator]
+    cli("fit", "--model=VAE", "--data=Bars", "--trainer.max_epochs=1")
+    check_datamodule(importlib.import_module("encdec_plugins.bars").Bars())
     for name, shown in {"tiny_gan": "TinyGAN", "moments": "Moments"}.items():
         assert name in sources, "two players, and a loss of the set"
         cli("fit", f"--model={shown}", "--trainer.max_epochs=1")

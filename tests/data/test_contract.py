@@ -39,6 +39,14 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: (in_memory(rows=torch.arange(3)), in_memory()),
         "InMemoryImages got 3 images but 20 labels",
     ),
+    "channels last": (
+        lambda: (in_memory(pixels=torch.zeros(20, 12, 12, 1, dtype=torch.uint8)), in_memory()),
+        r"InMemoryImages needs pixels as \(N, C, H, W\), but \(20, 12, 12, 1\) looks like \(N, H, W, C\): give ",
+    ),
+    "a number of classes": (
+        lambda: (in_memory(classes=2), in_memory()),
+        r"InMemoryImages needs classes as the names of the labels .*, not as 2\.",
+    ),
     "a label too large": (
         (in_memory(), in_memory(labels=torch.where(LABELS.cumsum(0) > 4, 7, LABELS))),
         "the test images have the label 7 at index 9, but there are 2 classes, so labels must lie in 0…1",
