@@ -12,7 +12,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from encdec.text import clock
-from encdec.training.progress import training_means
 from encdec.training.step import steps_of
 
 SECONDS = 30.0
@@ -20,7 +19,10 @@ SECONDS = 30.0
 
 
 class PlainProgress(ProgressBar):
-    """A line after each validation, and every 30 seconds between: epoch, step, losses and the time left."""
+    """A line after each validation, and every 30 seconds between: epoch, step, losses and the time left.
+
+    `loss` is that of the last batch, `val/loss` the mean over the validation split.
+    """
 
     takes_several_batches = True
 
@@ -84,8 +86,8 @@ class PlainProgress(ProgressBar):
             return
         last_epoch = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
         words = [f"epoch {trainer.current_epoch + 1}{last_epoch}, step {trainer.global_step}"]
-        means = training_means(trainer)
-        loss = means.get("loss", None if self._last_loss is None else self._last_loss.item())
+        # not the training curve's last mean, which may be some epochs old beside a new validation loss
+        loss = None if self._last_loss is None else self._last_loss.item()
         if loss is not None:
             words.append(f"loss {loss:.4g}")
         if "val/loss" in trainer.callback_metrics:

@@ -108,3 +108,12 @@ def test_the_commands_that_a_run_names_can_be_copied(cli: RunCLI, capsys: pytest
         assert flag == "--ckpt_path"
         assert path.startswith("lightning_logs/lauf ü $1/version_0/")
         assert Path(path).is_file()
+
+
+def test_the_loss_of_a_plain_line_is_as_new_as_the_line(
+    cli: RunCLI, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli("fit", "--config=configs/vae.yaml", "--trainer.max_epochs=4", "--trainer.log_every_n_steps=1000")
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("epoch ")]
+    losses = [line.partition(", loss ")[2].partition(",")[0] for line in lines]
+    assert len(losses) == len(set(losses)) == 4
