@@ -90,7 +90,9 @@ def require_model(path: Path, contents: dict[str, Any], settings: Mapping[str, A
     held, wanted = checkpoints.paradigm_class(contents, path).__name__, settings["model"]["class_path"]
     wanted = wanted.rpartition(".")[2]
     if held != wanted:
-        raise UserError(f"{path} holds a {held}, but the config asks for a {wanted}: give the config it was made with.")
+        raise UserError(
+            f"{path} holds {_a(held)}, but the config asks for {_a(wanted)}: give the config it was made with."
+        )
 
 
 def pin_weights(settings: dict[str, Any]) -> None:
@@ -118,3 +120,7 @@ def weights(start: folders.Start, settings: Mapping[str, Any]) -> Weights | None
     found = Weights.read(Path(settings[FILE]), settings[DIGEST])
     require_model(found.path, found.contents, settings)
     return found
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"

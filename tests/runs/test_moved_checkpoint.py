@@ -63,7 +63,7 @@ def test_a_moved_checkpoint_keeps_to_its_settings(place: Callable[[str], Path], 
     assert call(*measure, "--config=data.yaml") == (0, "")
     (project / "data.yaml").write_text("data: {init_args: {batch_size: 9}}")
     assert "the data must be named" in refused(call(*measure, "--config=data.yaml"), 2)
-    assert "holds a VAE, but the config asks for a AE" in refused(call(*measure, "--data=Digits", "--model=AE"))
+    assert "holds a VAE, but the config asks for an AE" in refused(call(*measure, "--data=Digits", "--model=AE"))
 
 
 def test_a_moved_checkpoint_is_measured_with_its_seed_and_its_plugin(project: Path, call: Call) -> None:

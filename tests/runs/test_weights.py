@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_the_run_has_a_folder(
     (project / "text.ckpt").write_text("no checkpoint")
     write_pictures(project / "other")
     cases: list[tuple[tuple[str, ...], str, int]] = [
-        (("fit", "--config=configs/ae.yaml", weights), "holds a VAE, but the config asks for a AE", 1),
+        (("fit", "--config=configs/ae.yaml", weights), "holds a VAE, but the config asks for an AE", 1),
         ((*vae, weights, "--model.latent_dim=3"), "does not fit the model that the config describes: ", 1),
         ((*vae, weights, "--model.decoder.hidden=[100]"), "does not fit the model that the config describes: ", 1),
         ((*vae, weights, "--data=ImageFolder", "--data.path=other", "--data.size=9"), "does not fit the model", 1),
