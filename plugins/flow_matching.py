@@ -43,7 +43,7 @@ class FlowMatching(Flow):
         decay: float = 0.999,
         **kwargs: Any,
     ) -> None:
-        super().__init__(velocity, 1, decay, **kwargs)
+        super().__init__(velocity, decay, **kwargs)
         self.pairing, self.steps = pairing, steps
         require_positive(self, "steps")
 

@@ -41,6 +41,7 @@ class MeanFlow(Flow):
     """
 
     monitor = None
+    num_times = 2
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class MeanFlow(Flow):
         decay: float = 0.999,
         **kwargs: Any,
     ) -> None:
-        super().__init__(velocity, 2, decay, **kwargs)
+        super().__init__(velocity, decay, **kwargs)
         if not 0 <= apart <= 1:
             raise UserError(f"MeanFlow: apart is {apart}, but a share must be in [0, 1].", 2)
         if not power >= 0:

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 
@@ -23,8 +23,7 @@ class Flow(Paradigm):
     Source of the average: Yazıcı et al. 2019, https://arxiv.org/abs/1806.04498.
 
     Args:
-        velocity: makes the network: (B, C, H, W), (B, times) -> (B, C, H, W).
-        times: how many times it reads.
+        velocity: makes the network: (B, C, H, W), (B, num_times) -> (B, C, H, W).
         decay: of the moving average of its weights, at each step.
 
     Raises:
@@ -32,11 +31,13 @@ class Flow(Paradigm):
     """
 
     conditioning = None
+    num_times: ClassVar[int] = 1
+    """How many times the network reads."""
 
-    def __init__(self, velocity: VelocityCallable, times: int, decay: float, **kwargs: Any) -> None:
+    def __init__(self, velocity: VelocityCallable, decay: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.noise_dim = math.prod(self.image_shape)
-        self.velocity: Velocity = velocity(self.image_shape, times)
+        self.velocity: Velocity = velocity(self.image_shape, self.num_times)
         self.average = moving_average(self.velocity, decay)
 
     @abstractmethod
