@@ -333,19 +333,26 @@ def test_checkpoints_that_cant_be_measured_are_refused(
 ) -> None:
     cli("fit", "--config", "configs/vae.yaml", *SHORT)
     path = project / "lightning_logs/vae/version_0/checkpoints/last.ckpt"
-    cases = {"does not fit the model": ["--config", "configs/vae.yaml", "--data=FashionMNIST"]}
     content = torch.load(path, weights_only=True)
     next(iter(content["state_dict"].values())).fill_(float("nan"))
     torch.save(content, path.with_name("nan.ckpt"))
-    cases["holds weights that are not finite"] = ["--config", "configs/vae.yaml"]
-    for words, args in cases.items():
-        file = path if "fit" in words else path.with_name("nan.ckpt")
+    cases = [
+        (
+            "last.ckpt",
+            ["--data=FashionMNIST"],
+            2,
+            "was trained on images of 1×8×8, but those of FashionMNIST are 1×28×28",
+        ),
+        ("last.ckpt", ["--model.latent_dim=3"], 1, "does not fit the model"),
+        ("nan.ckpt", [], 1, "holds weights that are not finite"),
+    ]
+    for name, args, code, words in cases:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli("test", *args, "--ckpt_path", str(file))
-        assert stop.value.code == 1
+            cli("test", "--config", "configs/vae.yaml", *args, "--ckpt_path", str(path.with_name(name)))
         err = capsys.readouterr().err
         assert words in err
+        assert stop.value.code == code
         assert len(err.splitlines()) == 1
 
 
