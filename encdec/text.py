@@ -28,6 +28,11 @@ def word(path: str | os.PathLike[str]) -> str:
     return subprocess.list2cmdline([text]) if sys.platform == "win32" else shlex.quote(text)
 
 
+def with_article(name: str) -> str:
+    """The name of a class with “a” or “an” before it, as it is written."""
+    return f"an {name}" if name[:1] in "AEIOU" else f"a {name}"
+
+
 def clock(seconds: float) -> str:
     """A time as 1:02:03, in hours, minutes and whole seconds."""
     return str(timedelta(seconds=round(seconds)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from encdec.runs import checkpoints, folders, identity
 from encdec.runs.weights import DIGEST, FILE, Weights, beside_a_checkpoint, digest_of
-from encdec.text import word
+from encdec.text import with_article, word
 from encdec.types import UserError
 
 
@@ -91,7 +91,8 @@ def require_model(path: Path, contents: dict[str, Any], settings: Mapping[str, A
     wanted = wanted.rpartition(".")[2]
     if held != wanted:
         raise UserError(
-            f"{path} holds {_a(held)}, but the config asks for {_a(wanted)}: give the config it was made with."
+            f"{path} holds {with_article(held)}, but the config asks for {with_article(wanted)}: give the "
+            "config it was made with."
         )
 
 
@@ -120,7 +121,3 @@ def weights(start: folders.Start, settings: Mapping[str, Any]) -> Weights | None
     found = Weights.read(Path(settings[FILE]), settings[DIGEST])
     require_model(found.path, found.contents, settings)
     return found
-
-
-def _a(name: str) -> str:
-    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"

@@ -18,6 +18,7 @@ from encdec.data import DataModule
 from encdec.messages import suggestion
 from encdec.paradigms import Paradigm
 from encdec.runs import version_0_1
+from encdec.text import with_article
 from encdec.types import UserError
 
 _LONGEST = 400
@@ -304,8 +305,7 @@ def _type_name(name: str, classes: set[str] | frozenset[str] = frozenset()) -> s
     name = re.sub(r"(?:\w+\.)+(\w+)", r"\1", name).partition("[")[0]
     plain = {"NoneType": "null", "tuple": "a list", "list": "a list", "Iterable": "a list", "dict": "settings by their "
              "names", "timedelta": "a time"}  # fmt: skip
-    article = "an" if name[:1] in "AEIOU" else "a"
-    return f"the name of {article} {name}" if name in classes else plain.get(name, name)
+    return f"the name of {with_article(name)}" if name in classes else plain.get(name, name)
 
 
 def user_error(error: BaseException | None) -> UserError | None:
