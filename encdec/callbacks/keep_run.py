@@ -46,6 +46,7 @@ class KeepRun(pl.Callback):
         Raises:
             UserError: another process trains in it, or the processes of this run see different files.
         """
+        self._code = _code_of(pl_module)
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
         found = [None if path is None else str(path) for path in (self.folder.existing, self._checkpoint)]
@@ -55,7 +56,6 @@ class KeepRun(pl.Callback):
                 f"Process {trainer.global_rank} would go on from {found[1] or 'the start'}, but the first one from "
                 f"{of_first[1] or 'the start'}: all processes of a run need the same files."
             )
-        self._code = _code_of(pl_module)
         self.folder.path = Path(trainer.strategy.broadcast(str(self.folder.path)))
         if trainer.is_global_zero:
             self.lock()
@@ -90,9 +90,9 @@ class KeepRun(pl.Callback):
         ]
         if changed and trainer.is_global_zero:
             say(f"resumes with {' and '.join(changed)}: the last digits may differ from those of a run in one go.")
-        written, running = checkpoint.get(CODE_KEY), _code_of(pl_module)
+        written = checkpoint.get(CODE_KEY)
         if isinstance(written, dict) and trainer.is_global_zero:
-            for module in [name for name, code in running.items() if written.get(name, code) != code]:
+            for module in [name for name, code in self._code.items() if written.get(name, code) != code]:
                 say(
                     f"{_file_of(module)} has changed since this checkpoint was written: what follows is trained by its "
                     "new code."
