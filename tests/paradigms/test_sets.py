@@ -124,7 +124,9 @@ def test_one_image_is_no_set(cls: type[SetGenerator]) -> None:
 def test_two_processes_of_one_image_each_are_a_set() -> None:
     data = Blobs(batch_size=1, num_images=8, val_fraction=0.25)
     with quiet_trainer():
-        small_trainer(max_epochs=1, devices=2, strategy="ddp_fork").fit(made(named("MMD")), data)
+        trainer = small_trainer(max_epochs=1, devices=2, strategy="ddp_fork")
+        trainer.fit(made(named("MMD")), data)
+    assert trainer.state.finished
 
 
 def test_the_nearest_draw_that_is_measured_is_the_one_that_is_encoded() -> None:
