@@ -98,7 +98,7 @@ def test_an_array_of_four_of_which_one_is_killed_one_requeued_and_one_canceled(p
     assert again[over].id == found[over].id
     assert again[killed].array != found[killed].array
     for name in (over, requeued):  # not to wait for two minutes
-        call("scontrol", "update", f"JobId={found[name].id}", "StartTime=now")
+        call("scontrol", "update", f"JobId={found[name].id}", "StartTime=now+2")
     wait_for(lambda: all(job("real", name).status == "done" for name in JOBS), "all are done", 300)
     assert [job("real", name).attempts for name in JOBS] == [2, 2, 2, 2]
     wait_for(lambda: not slurm.queue(study), "the report is written", 60)

@@ -57,9 +57,18 @@ class Jobs:
         return self.show(job, "JobState") in ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT")
 
     def begin_again(self, job: str) -> None:
-        """Not to wait for the two minutes that Slurm gives a job that was queued again."""
+        """Not to wait for the two minutes that Slurm gives a job that was queued again.
+
+        A node refuses a job that starts in the second in which it was killed there: its credential was revoked.
+        """
+        wait_for(lambda: self.show(job, "JobState") == "PENDING", f"{job} has ended on its nodes")
         wait_for(lambda: self.show(job, "Reason") == "BeginTime", f"{job} waits for its new start")
-        self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+
+    def told(self, job: str) -> str:
+        """What a job printed, and what the Slurm's daemons logged meanwhile."""
+        daemons = [f"{path.name}:\n{path.read_text()}" for path in sorted(self._configuration.parent.glob("*.log"))]
+        return "\n".join((log(job), *daemons))
 
     def loads(self, count: int) -> Callable[[], bool]:
         """Whether so many processes of jobs have held back the signal, and so are about to import PyTorch."""
@@ -131,7 +140,7 @@ def test_an_array_on_two_nodes_whose_numbers_are_the_seeds(cluster: Path, projec
     wait_for(lambda: jobs.is_over(first) and jobs.is_over(second), "both end")
     for job, restarts in ((first, "0"), (second, "1")):
         told = log(jobs.show(job, "JobId"))
-        assert jobs.show(job, "JobState") == "COMPLETED", told
+        assert jobs.show(job, "JobState") == "COMPLETED", jobs.told(jobs.show(job, "JobId"))
         assert jobs.show(job, "NodeList") == "node[1-2]"
         assert jobs.show(job, "Restarts") == restarts
         assert "2 processes on cpu" in told
