@@ -33,6 +33,11 @@ def with_article(name: str) -> str:
     return f"an {name}" if name[:1] in "AEIOU" else f"a {name}"
 
 
+def spread(value: float) -> str:
+    """A standard error or deviation to two digits: 0.012, 6.1, 613, and 6.1e+09 where nobody would count the digits."""
+    return f"{value:.0f}" if 99.5 <= value < 1e8 else f"{value:.2g}"
+
+
 def clock(seconds: float) -> str:
     """A time as 1:02:03, in hours, minutes and whole seconds."""
     return str(timedelta(seconds=round(seconds)))

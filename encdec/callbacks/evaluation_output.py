@@ -9,7 +9,7 @@ from encdec.callbacks.verdicts import stands_beside
 from encdec.evaluation.questions import QUESTIONS
 from encdec.evaluation.results import Metric, Metrics
 from encdec.tables import print_table
-from encdec.text import printable
+from encdec.text import printable, spread
 
 _WIDTH, _NAME, _VALUE = 80, 22, 19
 _BESIDE = ("memorised",)
@@ -44,7 +44,7 @@ def _lines(name: str, metric: Metric) -> list[str]:
 
 
 def _with_error(metric: Metric) -> str:
-    error = "" if metric.standard_error is None else f" ± {metric.standard_error:.2g}"
+    error = "" if metric.standard_error is None else f" ± {spread(metric.standard_error)}"
     return f"{metric.value:.5g}{error}"
 
 
@@ -63,7 +63,7 @@ def print_details(metrics: Metrics) -> None:
     rows = [["test split", "", "± s.e.", "to compare with", "unit"]]
     for name, metric in metrics.values.items():
         if not stands_beside(name) and not _repeats(name, metrics):
-            error = "" if metric.standard_error is None else f"{metric.standard_error:.2g}"
+            error = "" if metric.standard_error is None else spread(metric.standard_error)
             baseline = "" if metric.reference is None else f"{metric.reference:.5g} {metric.reference_name}"
             rows.append([printable(name), f"{metric.value:.5g}", error, printable(baseline), printable(metric.unit)])
     print_table(rows, text=(4, 3, 0), box=SIMPLE_HEAD)

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
+from torch import Tensor
 
 from encdec.callbacks.plain_progress import PlainProgress
 from encdec.text import clock
-from encdec.training.progress import training_means
 from encdec.training.step import steps_of
 
 NARROW = 110
@@ -47,13 +47,14 @@ class _Words(ProgressColumn):
 
 
 class Progress(RichProgressBar):
-    """A progress bar with the training and validation loss and the validation MSE."""
+    """A progress bar with the last batch's loss, the validation loss and the validation MSE."""
 
     takes_several_batches = True
     # each drawing takes 3 ms of a core, and the thread that it displaces lets all others of a training step wait
     _SECONDS = 0.5
     _next_update = 0.0
     _metrics = ""
+    _last_loss: Tensor | None = None
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
         """In a narrow terminal, the bar takes the room that is left, and there is none for the speed."""
@@ -72,6 +73,7 @@ class Progress(RichProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, now and then."""
+        self._last_loss = outputs["loss"] if outputs else None
         if self._is_due() or batch_idx + 1 == trainer.num_training_batches:
             steps = steps_of(trainer)
             done = batch_idx + 1 if steps is None else steps.in_epoch or int(self.total_train_batches)
@@ -113,9 +115,8 @@ class Progress(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Nothing for Lightning's own column, which would be broken into lines; the numbers stand in ours."""
         shown = {}
-        means = training_means(trainer)
-        if "loss" in means:
-            shown["loss"] = means["loss"]
+        if self._last_loss is not None:  # not the curve's last mean, which may be epochs old
+            shown["loss"] = self._last_loss.item()
         for name in ("val/loss",) if is_narrow() else ("val/loss", "val/mse", "test/mse"):
             if name in trainer.callback_metrics:
                 shown[name] = trainer.callback_metrics[name].item()

@@ -50,6 +50,7 @@ from encdec.data import DataModule
 from encdec.data.fingerprints import KEY as DATA_KEY
 from encdec.data.fingerprints import PresentData, identity_in
 from encdec.evaluation.samplers import check_sampler
+from encdec.files import disk_is_full
 from encdec.messages import say
 from encdec.networks import Decoder, Encoder, Velocity
 from encdec.paradigms import Paradigm
@@ -300,6 +301,10 @@ class CLI(LightningCLI):
             if isinstance(stop.__context__, KeyboardInterrupt):
                 report(self.trainer)
                 raise signals.Stopped(signal.SIGINT) from None
+            raise
+        except OSError as error:
+            if error.filename is None and disk_is_full(error):  # TensorBoard's writer, for example, names no file
+                error.filename = f"a file in {self.trainer.log_dir}"
             raise
         except (ValueError, RuntimeError) as error:
             # what only shows when the batches are counted, or after a validation

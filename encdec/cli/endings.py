@@ -21,7 +21,7 @@ def end(error: Exception) -> NoReturn:
     if meant is not None:
         _fail(str(meant), meant.exit_code)
     if isinstance(error, OSError) and disk_is_full(error):  # while TensorBoard writes, for example
-        what = error.filename or "A file of the run"
+        what = error.filename or "a file of the run"
         _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
     if isinstance(error, MisconfigurationException | OSError):
         _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)

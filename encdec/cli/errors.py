@@ -49,26 +49,35 @@ def sentence(message: str, keys: Iterable[str], cls: type | None = None) -> str:
     missing = _REQUIRED.search(message)
     if cls is not None and missing:
         return _missing(cls, missing[1].rstrip(".").split(", "))
-    found = _sentence(message, list(keys)).replace("?.", "?")
-    return found if cls is None else _NO_OPTION.sub(rf"{cls.__name__} has no setting \1", found)
+    if cls is None:
+        return _sentence(message, list(keys)).replace("?.", "?")
+    found = _sentence(message, list(keys), _place(cls) or f"{cls.__name__}.").replace("?.", "?")
+    return _NO_OPTION.sub(rf"{cls.__name__} has no setting \1", found)
 
 
 def _missing(cls: type, names: list[str]) -> str:
     """A sentence for settings without defaults that a call does not set."""
-    key = next((f"--{key}." for key in ("model", "data") if issubclass(cls, plugins.KINDS[key])), "")
-    settings = " and ".join(f"{key}{name}" if key else repr(name) for name in names)
+    place = _place(cls)
+    settings = " and ".join(f"--{place}{name}" if place else repr(name) for name in names)
     if len(names) == 1:
         return f"{settings} is missing: {cls.__name__} has no default for it, so give it a value."
     return f"{settings} are missing: {cls.__name__} has no defaults for them, so give them values."
 
 
-def _sentence(message: str, known: list[str]) -> str:
+def _place(cls: type | None) -> str:
+    """Where the settings of a class stand in a call, `model.` or `data.`; empty where that may be anywhere."""
+    own = [key for key in ("model", "data") if cls is not None and issubclass(cls, plugins.KINDS[key])]
+    return f"{own[0]}." if own else ""
+
+
+def _sentence(message: str, known: list[str], place: str = "") -> str:
     if match := re.search(r"(?:[Vv]alue|import path string|import path format): (\S+\.(?:ya?ml|json))\b", message):
         keys = re.findall(r'Parser key "([^"]+)"', message)
         of = f"{keys[-1]}: " if keys else ""
         return f"{of}{match[1]!r} is the name of a file, but settings are read from files by --config FILE alone."
     if match := re.search(r"argument (\S+): expected one argument", message):
-        return f"{match[1].rpartition('/')[2]} needs a value."
+        option = match[1].rpartition("/")[2]
+        return f"{option} needs a value; one that begins with a dash is written {option}=VALUE."
     if (match := re.search(r"unrecognized arguments: (\S+)", message)) and not match[1].startswith("-"):
         hint = "--config" if Path(match[1]).suffix in (".yaml", ".yml") else "--model"
         return f"{match[1]!r} stands alone, but values follow an option: is it {hint} {match[1]}?"
@@ -93,7 +102,7 @@ def _sentence(message: str, known: list[str]) -> str:
     key, text = "", message
     while match := _KEY.match(text):
         key, text = match[1], text[match.end() :]
-    return _problem(key, text)
+    return _problem(f"{place}{key}" if key else "", text)
 
 
 def _problem(key: str, text: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from encdec.data.base import DataModule
@@ -15,6 +14,7 @@ from encdec.data.fingerprints import numbers_of_files
 from encdec.data.images import Images, InMemoryImages, random_split
 from encdec.data.pictures.decoding import CUT, Header, PictureError, combined, listed, read_header
 from encdec.data.pictures.listing import Listing, Scanned, is_split, refuse_empty_classes
+from encdec.data.pictures.progress import tracked
 from encdec.data.pictures.streaming import ImagesOnDisk, Pictures, Readers
 from encdec.files import expanded
 from encdec.messages import say
@@ -194,7 +194,7 @@ class ImageFolder(DataModule):
             return channels, *self.size
         pictures = [(split, row, path) for split, one in scanned.items() for row, path in enumerate(one.paths)]
         first: tuple[Path, Header] | None = None
-        for split, row, path in track(pictures, "Looking at pictures", transient=True):
+        for split, row, path in tracked(pictures, "Looking at pictures"):
             try:
                 header = read_header(path, row, decode=self.skip_damaged)
                 first = first or (path, header)

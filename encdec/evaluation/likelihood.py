@@ -172,7 +172,7 @@ def _add(context: Context, observation: Observation, found: Mapping[str, Tensor]
             effective = float(values.mean())
             if effective < FEW:
                 metrics.doubtful[f"nll_{by}"] = (
-                    f"a loose bound: of the latents of the {k[by]}, {effective:.1f} carry all of it"
+                    f"a loose bound: the effective sample size of its latents ({k[by]}) is {effective:.1f}"
                 )
             continue
         unit = f"nats per image, {kind}, {k.get(by, 'fitted − own posterior')}{some}"

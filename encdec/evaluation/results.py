@@ -7,6 +7,7 @@ from torch import Tensor
 
 from encdec.evaluation.image_values import ImageValues
 from encdec.evaluation.questions import why_undefined
+from encdec.text import spread
 from encdec.types import UserError
 
 
@@ -36,7 +37,7 @@ class Metric:
 
     def __str__(self) -> str:
         """Value, standard error, what to compare it with, and unit, in a line."""
-        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        error = "" if self.standard_error is None else f" ± {spread(self.standard_error)}"
         beside = "" if self.reference is None else f" ({self.reference_name}: {self.reference:.5g})"
         return f"{self.value:.5g}{error}{beside}, {self.unit}"
 

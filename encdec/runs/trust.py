@@ -75,14 +75,15 @@ def refuse_duplicates(node: yaml.Node | None, where: str, code: int = 1) -> None
     """Refuse two settings with one name, of which YAML takes the last silently.
 
     Raises:
-        UserError: there are; it names the line.
+        UserError: there are; it names the lines.
     """
     if isinstance(node, yaml.MappingNode):
         names = [key.value for key, _ in node.value]
         for key, value in node.value:
             if names.count(key.value) > 1:
-                line = key.start_mark.line + 1
-                raise UserError(f"{where} sets {shown(key.value)} twice, in line {line}: keep one.", code)
+                lines = {str(other.start_mark.line + 1): None for other, _ in node.value if other.value == key.value}
+                place = f"lines {' and '.join(lines)}" if len(lines) > 1 else f"line {key.start_mark.line + 1}"
+                raise UserError(f"{where} sets {shown(key.value)} twice, in {place}: keep one.", code)
             refuse_duplicates(value, where, code)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

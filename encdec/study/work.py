@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
 from encdec.evaluation.report import versions
 from encdec.formats import REPORT_ENDING
@@ -22,7 +23,6 @@ from encdec.study.plan import hash_of
 from encdec.study.score import Score
 from encdec.study.state import JobState
 from encdec.training.finite import NotFiniteError
-from encdec.training.progress import training_means
 from encdec.types import UserError
 
 Run = Callable[[Sequence[str], Sequence[pl.Callback]], None]
@@ -164,10 +164,17 @@ class _Notes(pl.Callback):
 
     def __init__(self, job: _Job) -> None:
         self._job, self._due = job, 0.0
+        self._last_loss: Tensor | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the run."""
         self._job.take_run(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, for a note."""
+        self._last_loss = outputs["loss"] if outputs else None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the epoch."""
@@ -181,7 +188,7 @@ class _Notes(pl.Callback):
         self._note(trainer)
 
     def _note(self, trainer: pl.Trainer) -> None:
-        loss = training_means(trainer).get("loss", math.nan)
+        loss = math.nan if self._last_loss is None else self._last_loss.item()
         epoch, epochs = trainer.current_epoch + 1, _epochs(trainer)
         epoch = epoch if epochs is None else min(epoch, epochs)  # at the end, Lightning counts the next one
         self._job.note(epoch=epoch, loss=loss if math.isfinite(loss) else None)

@@ -24,9 +24,6 @@ class TrainingCurve(pl.Callback):
     are means over the images of that batch. `train/loss` is that of the last player, `train/loss_NAME` that of the
     player NAME. `images_per_second` counts those of all processes and the wall time between two points, validations
     left out.
-
-    Attributes:
-        means: the last point's, by name.
     """
 
     def __init__(self, paradigm: "Paradigm") -> None:
@@ -35,7 +32,6 @@ class TrainingCurve(pl.Callback):
         self._logged_step = 0
         self._rates: list[float] = []
         self._images, self._seconds, self._since = 0, 0.0, 0.0
-        self.means: dict[str, float] = {}
 
     def take(
         self,
@@ -93,9 +89,9 @@ class TrainingCurve(pl.Callback):
         self._sums.reset()
         self._pixels.reset()
         self._logged_step = step
-        self.means = {name: value.item() for name, value in means.items()}
-        floors = self._paradigm.baselines("train", self.means)
-        points = {f"train/{name}": value for name, value in (self.means | floors).items()}
+        shown = {name: value.item() for name, value in means.items()}
+        floors = self._paradigm.baselines("train", shown)
+        points = {f"train/{name}": value for name, value in (shown | floors).items()}
         now = perf_counter()
         points |= self._named_rates(trainer)
         points["images_per_second"] = self._images * trainer.world_size / (self._seconds + now - self._since)
@@ -154,9 +150,3 @@ class TrainingCurve(pl.Callback):
         if curve is not None:
             self._logged_step = curve["logged_step"]
             self._sums.load_state_dict(curve, trainer.global_rank, trainer.world_size)
-
-
-def training_means(trainer: pl.Trainer) -> dict[str, float]:
-    """What the training curve has last shown, by name; nothing before its first point."""
-    curves = [one for one in trainer.callbacks if isinstance(one, TrainingCurve)]  # type: ignore[attr-defined]
-    return curves[0].means if curves else {}

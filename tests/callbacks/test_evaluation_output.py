@@ -58,7 +58,7 @@ def test_an_answer_that_is_not_defined_is_a_sentence(capsys: Capture) -> None:
     found = metrics()
     del found.values["recall_classifier"]
     found.undefined |= {"recall_classifier": "it needs at least 6 samples", "path_ratio": "no line leads anywhere"}
-    found.doubtful |= {"nll_bound": "a loose bound: of K = 64 latents 1.3 carry all of it", "nll_prior": "loose"}
+    found.doubtful |= {"nll_bound": "a loose bound: the effective sample size is 1.3", "nll_prior": "loose"}
     print_answers(found)
     out = capsys.readouterr().out
     assert "recall_classifier is not defined here: it needs at least 6 samples\n" in out

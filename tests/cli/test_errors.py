@@ -59,7 +59,7 @@ WRONG_CALLS: dict[str, tuple[list[str], str]] = {
     "an empty config": (["fit", "--config", "empty.yaml"], "empty.yaml must hold settings by their names"),
     "a config that is not text": (["fit", "--config", "bytes.yaml"], "bytes.yaml is not a YAML file"),
     "a config that runs code": (["fit", "--config", "code.yaml"], "code.yaml is not a YAML file"),
-    "a setting twice": (["fit", "--config", "twice.yaml"], "twice.yaml sets 'beta' twice, in line 4"),
+    "a setting twice": (["fit", "--config", "twice.yaml"], "twice.yaml sets 'beta' twice, in lines 4 and 5: keep one"),
     "a setting without a value": ([*VAE, "--data=ImageFolder"], "--data.path is missing: ImageFolder has no default"),
     "a scheduler's missing setting": ([*VAE, "--model.lr_scheduler=StepLR"], "'step_size' is missing: StepLR has"),
     "a model that is no paradigm": (["fit", "--model=torch.nn.Linear"], "there is no class 'torch.nn.Linear'"),
@@ -342,6 +342,17 @@ def test_a_full_disk_loses_no_checkpoint(project: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     code, output = killing.run(project, *command, "--trainer.max_epochs=2")
     assert code == 0, output
+
+
+def test_a_full_disk_is_named_by_the_run_where_the_log_can_not_grow(project: Path) -> None:
+    small = ("--model.encoder.hidden=[4]", "--model.decoder.hidden=[4]", "--model.latent_dim=2")
+    code, output = killing.run(project, "fit", "--config=configs/vae.yaml", *small, largest_file=40_000)
+    assert code == 1, output
+    assert (folder := project / "lightning_logs/vae/version_0").is_dir()
+    assert len(next(iter(folder.glob("events*"))).read_bytes()) == 40_000, "a checkpoint has 33,000"
+    errors = [line for line in output.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert "a file in lightning_logs/vae/version_0 can't be written (File too large)" in errors[0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

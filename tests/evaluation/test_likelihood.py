@@ -191,7 +191,7 @@ def test_some_images_with_a_control_variate_give_what_all_give(kind: str) -> Non
 def test_a_bound_that_one_latent_carries_is_doubtful() -> None:
     run = evaluated(LinearGaussian(with_posterior=False), drawn(10), prior_samples=1)
     assert run.doubtful.keys() == {"nll_prior"}
-    assert "prior, K = 1, 1.0 carry all of it" in run.doubtful["nll_prior"]
+    assert "the effective sample size of its latents (prior, K = 1) is 1.0" in run.doubtful["nll_prior"]
 
 
 @pytest.mark.parametrize("settings", [{"prior_samples": 1}, {"posterior_samples": 1, "prior_samples": 200_000}])

@@ -94,7 +94,7 @@ def test_a_bad_file_is_refused_with_one_sentence(name: str, project: Path, capsy
             "data:\n\t- a\n",
             "is not a YAML file: line 2, column 1: found character '\\t' that cannot start any token: indent by",
         ),
-        ("name: a\nname: b\n", "sets 'name' twice, in line 1"),
+        ("name: a\nname: b\n", "sets 'name' twice, in lines 1 and 2"),
         ("\udcff", "is not a YAML file"),
     ],
 )

@@ -8,7 +8,7 @@ from encdec.cli.compare.grouping import Row
 from encdec.files import expanded
 from encdec.formats import REPORT_ENDING, VALUES_ENDING
 from encdec.messages import say
-from encdec.text import printable
+from encdec.text import printable, spread
 from encdec.types import UserError
 
 if TYPE_CHECKING:
@@ -116,4 +116,4 @@ def _read(report: dict[str, Any]) -> dict[str, "ImageValues"]:
 
 def _shown(difference: "ImageValues") -> str:
     error = difference.standard_error
-    return f"{difference.mean:+.4g}" + ("" if error is None else f" ± {error:.2g}")
+    return f"{difference.mean:+.4g}" + ("" if error is None else f" ± {spread(error)}")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from encdec.data.images import Images
 from encdec.data.pictures.decoding import PictureError, combined, read_picture
+from encdec.data.pictures.progress import tracked
 from encdec.types import Shape
 
 _AT_ONCE = 64
@@ -81,7 +81,7 @@ class Readers:
     def broken(self, rows: Tensor) -> dict[int, PictureError]:
         """Decode the pictures at some positions; the errors of those that can't be used."""
         batches = [batch.tolist() for batch in rows.split(_AT_ONCE)]
-        passes = track(self._pass(batches), "Looking for damaged pictures", total=len(batches), transient=True)
+        passes = tracked(self._pass(batches), "Looking for damaged pictures", len(batches))
         return {row: error for found in passes if isinstance(found, dict) for row, error in found.items()}
 
     def _pass(self, batches: list[list[int]]) -> Iterator["Decoded"]:
@@ -135,7 +135,7 @@ class Pictures(Dataset[Decoded]):
 
     def read_all(self, rows: Tensor) -> tuple[Tensor, dict[int, PictureError]]:
         """The pixels at some positions but for those that can't be used, and the errors of these."""
-        return self._read(len(rows), track(rows.tolist(), "Reading pictures", transient=True))
+        return self._read(len(rows), tracked(rows.tolist(), "Reading pictures"))
 
     def __getitems__(self, positions: list[int]) -> Decoded:
         pixels, broken = self._read(len(positions), positions)
