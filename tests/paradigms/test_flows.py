@@ -175,6 +175,22 @@ def test_the_derivative_along_the_flow_is_that_of_finite_differences(velocity: t
     assert (target - v).abs().max() > 1e-3, "the derivative is part of it"
 
 
+def test_noise_of_more_numbers_than_the_hidden_layers_have_does_not_stay() -> None:
+    """The velocity of a flow to one image is −x / (1 − t) there: of each pixel's own noise."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    network = MLPVelocity((1, 8, 8), 1, hidden=(2,))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(300):
+        t = 0.8 * torch.rand(64, 1, generator=generator)
+        x = (1 - t)[:, :, None, None] * torch.randn(64, 1, 8, 8, generator=generator)
+        error = (network(x, t) + x / (1 - t)[:, :, None, None]).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error.item() < 0.01, "the mean square of the velocity is 1, of which two numbers explain a share of 2 / 64"
+
+
 @pytest.mark.parametrize("name", ["flow_matching", "mean_flow"])
 def test_a_flow_says_that_images_have_no_latents(name: str) -> None:
     cls = flow_matching() if name == "flow_matching" else mean_flow()
@@ -251,7 +267,7 @@ def _distance(samples: Tensor, images: Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "most"),
-    [("flow_matching", {}, 0.02), ("flow_matching", {"pairing": "batch"}, 0.02), ("mean_flow", {}, 0.08)],
+    [("flow_matching", {}, 0.02), ("flow_matching", {"pairing": "batch"}, 0.02), ("mean_flow", {}, 0.11)],
 )
 def test_samples_in_two_dimensions_have_the_distribution_of_the_data(
     name: str, settings: dict[str, Any], most: float
@@ -273,7 +289,9 @@ def test_samples_in_two_dimensions_have_the_distribution_of_the_data(
     samples, test = flow.eval().sample(torch.zeros(4000, dtype=torch.int64), noise), _spots(4000, 2)
     assert _distance(_spots(4000, 3), test) < 0.006, "what two draws of the data differ by"
     assert _distance(samples, test) < most
-    if name == "mean_flow":  # one call: with as many steps of training it is less exact
+    if name == "mean_flow":  # one call, of a continuous map: half as far as what one call of a velocity gives, the mean
+        mean = images.mean(0, keepdim=True).expand(len(test), -1, -1, -1)
+        assert _distance(mean, test) > 0.21
         return
     near_first = (samples.flatten(1) - torch.tensor([0.2, 0.2])).norm(dim=1) < 0.2
     assert float(near_first.float().mean()) == pytest.approx(0.5, abs=0.05)
