@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from numbers import Number
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from torch import nn
 
@@ -70,6 +70,19 @@ def check_names(cls: type, names: typing.Iterable[str]) -> None:
         if name not in known and not takes_more(cls):
             hint = suggestion(name, [*known]) or f"; it has {', '.join(known)}."
             raise UserError(f"{cls.__name__} has no setting {name!r}{hint}", 2)
+
+
+class Named:
+    """A class that is made of settings of the names that its signature has."""
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """A new object, not yet initialized.
+
+        Raises:
+            UserError: it has no setting of a name; the sentence says which one was meant.
+        """
+        check_names(cls, settings)
+        return super().__new__(cls)
 
 
 def as_plain(value: Any) -> Any:

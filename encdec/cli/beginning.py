@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from encdec.messages import say
 from encdec.runs import checkpoints, folders, identity
 from encdec.runs.weights import DIGEST, FILE, Weights, beside_a_checkpoint, digest_of
 from encdec.text import with_article, word
@@ -44,6 +47,25 @@ def find(command: str, config: Any, resume: bool | str, settings: Mapping[str, A
         existing = path.resolve().parent.parent
         parent = existing.parent
     return folders.Start(folders.RunFolder(parent, existing), path, checkpoints.read_checkpoint(path))
+
+
+def name_of(config: Any) -> str | None:
+    """The name that the configs of a call give its run; None where it is the name of another model.
+
+    A config that says it together with a model says it of that model alone.
+    """
+    own = config.model.class_path.rpartition(".")[2]
+    for path in reversed(config.config or []):
+        content = yaml.safe_load(Path(str(path)).read_text(encoding="utf-8")) if path is not None else {}
+        if content.get("name") is None:
+            continue
+        of = content.get("model")
+        of = of.get("class_path") if isinstance(of, Mapping) else of
+        if of is None or of.rpartition(".")[2] == own:
+            break
+        say(f"the run is called {own.lower()}, not {config.name}, which is {path}'s name for {with_article(of)}.")
+        return None
+    return config.name  # type: ignore[no-any-return]
 
 
 def check(command: str, start: folders.Start, settings: Mapping[str, Any]) -> list[str]:

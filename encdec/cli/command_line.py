@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -116,6 +115,8 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
         # Lightning would let the checkpoint's settings silently replace those of the config and of the flags
         self._ckpt_path = self.config[self._command].pop("ckpt_path", None)
+        if not any(word.partition("=")[0] == "--name" for word in args):
+            self.config[self._command].name = beginning.name_of(self.config[self._command])
 
     def instantiate_classes(self) -> None:
         """See Lightning; what a constructor refuses is said."""
@@ -130,7 +131,7 @@ class CLI(LightningCLI):
         config = arguments.at_home(self.config[self.config.subcommand])
         settings.check_values(config, _GROUPS)
         trainer_flags.check(config.trainer)
-        if config.name is not None and (Path(config.name).name != config.name or not config.name.strip(".")):
+        if config.name is not None and not folders.is_name(config.name):
             raise UserError(f"name is {config.name!r}, but it must be the name of one folder.", 2)
         self._settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self._command]
         self._resume = resume = self._settings.pop("resume", False)  # these are of a call, not of a run

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class DataModule(pl.LightningDataModule, ABC):
+class DataModule(signatures.Named, pl.LightningDataModule, ABC):
     """A data set: write `load`, inherit splits, batches, their order and resuming.
 
     A run is the same with other values of the settings that are named in `places` and `resources`.
@@ -66,7 +66,9 @@ class DataModule(pl.LightningDataModule, ABC):
         if batch_size < 1:
             raise UserError(f"{self.called}: batch_size is {batch_size}, but it must be at least 1.", 2)
         if not 0 < val_fraction < 1:
-            raise UserError(f"{self.called}: val_fraction is {val_fraction}, but it must lie between 0 and 1.", 2)
+            raise UserError(
+                f"{self.called}: val_fraction is {val_fraction}, but it must be more than 0 and less than 1.", 2
+            )
         self.batch_size, self.val_fraction, self.split_seed, self.seed = batch_size, val_fraction, split_seed, seed
         require_seed(self, "seed", "split_seed")
         self.drop_last, self.drawing = drop_last, Drawing(class_balanced, horizontal_flips)

@@ -102,9 +102,15 @@ class InMemoryImages(Images):
             if not isinstance(value, Tensor):
                 raise UserError(f"InMemoryImages needs {name} as a tensor, not as a {type(value).__name__}.")
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            fits = self.pixels.dtype == torch.uint8
+            advice = (
+                "add the axis of channels, as pixels[:, None] does for grey images"
+                if fits
+                else ("use InMemoryImages.from_floats for pixels in [0, 1]")
+            )
             raise UserError(
                 f"InMemoryImages needs pixels as a uint8 tensor (N, C, H, W), not {self.pixels.dtype} of shape "
-                f"{tuple(self.pixels.shape)}: use InMemoryImages.from_floats for pixels in [0, 1]."
+                f"{tuple(self.pixels.shape)}: {advice}."
             )
         channels, height, width = self.image_shape
         if width in _CHANNELS and channels not in _CHANNELS and height > max(_CHANNELS):

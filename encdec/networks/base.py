@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from encdec.copyable import Copyable
+from encdec.signatures import Named
 from encdec.types import Shape, UserError
 
 Activation = Literal["relu", "elu", "silu"]
@@ -61,7 +62,19 @@ def halved_sizes(image_shape: Shape, channels: Sequence[int]) -> list[tuple[int,
     return sizes
 
 
-class Encoder(Copyable, ABC):
+def of_shape(owner: nn.Module, found: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """What a network returns, (B, …), whose shape after B must be the expected one.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if tuple(found.shape[1:]) != tuple(expected):
+        must = ", ".join(map(str, expected))
+        raise UserError(f"{type(owner).__name__} returns {tuple(found.shape)}, but it must return (B, {must}).", 2)
+    return found
+
+
+class Encoder(Named, Copyable, ABC):
     """Maps images to numbers: (B, C, H, W) -> (B, out_features).
 
     A subclass takes `image_shape` and `out_features` first; whatever follows is set from the config.
@@ -76,11 +89,11 @@ class Encoder(Copyable, ABC):
         """(B, C, H, W) -> (B, out_features)."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply `forward`, typed."""
-        return super().__call__(x)  # type: ignore[no-any-return]
+        """Apply `forward`, whose shape is checked."""
+        return of_shape(self, super().__call__(x), (self.out_features,))
 
 
-class Decoder(Copyable, ABC):
+class Decoder(Named, Copyable, ABC):
     """Maps numbers to the logits of pixel means: (B, in_features) -> (B, C, H, W); no sigmoid at its end.
 
     A subclass takes `in_features` and `image_shape` first; whatever follows is set from the config.
@@ -95,8 +108,8 @@ class Decoder(Copyable, ABC):
         """(B, in_features) -> (B, C, H, W), logits."""
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Apply `forward`, typed."""
-        return super().__call__(z)  # type: ignore[no-any-return]
+        """Apply `forward`, whose shape is checked."""
+        return of_shape(self, super().__call__(z), self.image_shape)
 
 
 EncoderCallable = Callable[[Shape, int], Encoder]

@@ -12,10 +12,11 @@ from torch.nn import functional
 from encdec.copyable import Copyable
 from encdec.networks.base import halved_sizes, require_positive_sizes
 from encdec.objectives.losses import full_precision
+from encdec.signatures import Named
 from encdec.types import Shape, UserError
 
 
-class Features(Copyable, ABC):
+class Features(Named, Copyable, ABC):
     """Maps images to numbers: (B, C, H, W) -> (B, `size`), in full precision.
 
     A subclass takes `image_shape` first; whatever follows is set from the config. What it holds are buffers.

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encdec.copyable import Copyable
-from encdec.networks.base import Activation, activation_layer, require_positive_sizes
+from encdec.networks.base import Activation, activation_layer, of_shape, require_positive_sizes
+from encdec.signatures import Named
 from encdec.types import Shape, UserError
 
 _FREQUENCIES = 16  # of the embedding of a time, from half a wave in [0, 1]
 _HIGHEST = 8  # times as many waves; with more, derivatives by time, which MeanFlow takes, would be mostly noise
 
 
-class Velocity(Copyable, ABC):
+class Velocity(Named, Copyable, ABC):
     """Maps images and times to images: (B, C, H, W), (B, times) -> (B, C, H, W), of any sign.
 
     A subclass takes `image_shape` and `times` first; whatever follows is set from the config.
@@ -37,8 +38,8 @@ class Velocity(Copyable, ABC):
         """(B, C, H, W), (B, times) in [0, 1] -> (B, C, H, W)."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Apply `forward`, typed."""
-        return super().__call__(x, t)  # type: ignore[no-any-return]
+        """Apply `forward`, whose shape is checked."""
+        return of_shape(self, super().__call__(x, t), self.image_shape)
 
 
 VelocityCallable = Callable[[Shape, int], Velocity]

@@ -18,6 +18,7 @@ from encdec.paradigms.hparams import make_loadable
 from encdec.paradigms.overrides import refuse_overrides
 from encdec.paradigms.protocols import reconstructed
 from encdec.paradigms.use import Usable
+from encdec.signatures import Named
 from encdec.training import contract, schedules
 from encdec.training.decoder_calls import DecoderCalls, in_checkpoint
 from encdec.training.ex_post import FitExPost
@@ -31,7 +32,7 @@ from encdec.training.step import Player, Steps
 from encdec.types import Batch, Conditioning, Losses, Shape, UserError, checked_losses, require_positive, require_seed
 
 
-class Paradigm(Copyable, Usable, ABC):
+class Paradigm(Named, Copyable, Usable, ABC):
     """A way to train a generative model: write `losses`, `generate` and `noise_dim`, inherit the rest.
 
     It may also write `players`, `before_epoch`, `after_step`, and `encode`, `posterior`, `codes` (see

@@ -28,6 +28,11 @@ ENDED_KEY = "ended"
 _VERSION = re.compile(r"version_(\d+)")
 
 
+def is_name(name: str) -> bool:
+    """Whether a name is that of one folder, on every system and on one line of a terminal."""
+    return Path(name).name == name and bool(name.strip(".")) and name.isprintable()
+
+
 class RunFolder:
     """The folder that a call writes into: of a run that it goes on with, or a new one.
 

@@ -146,7 +146,9 @@ def load(file: str | Path) -> Study:
         if content.get(key) in (None, {}, [], ""):
             examples = {"name": "fashion", "seeds": "[0, 1, 2]", "data": "{fashion: configs/data/fashion_mnist.yaml}"}
             example = examples.get(key, "{vae: [--config, configs/vae.yaml]}")
-            raise wrong(path, key, f"is missing: give it, such as `{key}: {example}`")
+            raise wrong(
+                path, key, f"is {'empty' if key in content else 'missing'}: give it, such as `{key}: {example}`"
+            )
     name = _folder_name(path, "name", content["name"])
     data = {
         _folder_name(path, "data", key): _data(path, f"data.{key}", value)

@@ -31,6 +31,10 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: (in_memory(pixels=torch.rand(20, 1, 4, 5)), in_memory()),
         r"InMemoryImages needs pixels as a uint8 tensor .* not torch\.float32 of shape \(20, 1, 4, 5\).*from_floats",
     ),
+    "no axis of channels": (
+        lambda: (in_memory(pixels=torch.zeros(20, 4, 5, dtype=torch.uint8)), in_memory()),
+        r"InMemoryImages needs .* not torch\.uint8 of shape \(20, 4, 5\): add the axis of channels, as pixels\[",
+    ),
     "too few labels": (
         lambda: (in_memory(labels=LABELS[:7]), in_memory()),
         "InMemoryImages got 20 images but 7 labels",

@@ -275,6 +275,19 @@ def test_what_latents_the_headlines_samples_are_of_is_said(tmp_path: Path) -> No
     assert "Where the gap of the MSE is negative, the own latent" in parts
 
 
+def test_what_reads_labels_is_best_of_no_column(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "labels", ("vae", "svi", "cvae"))
+    for seed in folder.seeds:
+        for paradigm, distance in (("vae", 60.0), ("svi", 70.0), ("cvae", 30.0)):
+            reads = {"reads_labels": paradigm == "cvae"}
+            own = {"frechet_classifier": metric(distance, FRECHET)}
+            folder.done(paradigm, "digits", seed, own, evaluation=reads)
+    shown = section(markdown(folder), "Results on digits")
+    assert "the best of each column is bold, without those that read labels" in shown
+    assert "**60" in shown, shown
+    assert "**30" not in shown
+
+
 def test_a_share_has_no_tick_below_0(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "shares", ("vae", "svi"))
     for seed in folder.seeds:

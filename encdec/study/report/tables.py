@@ -68,17 +68,20 @@ def outcomes(results: Results, data: str) -> list[Block]:
         Column(f"{title_of(found.values())} {ARROWS[question.better]}", _unit(found))
         for question, found in columns.items()
     ]
+    labelled = {name for name, its in of.items() if its.reads_labels}
     rows = []
     for paradigm in results.paradigms:
         row = [Cell(paradigm), Cell(of[paradigm].words) if paradigm in of else Cell("not known yet")]
         for question, found in columns.items():
             compared_ones, apart = compared[question.name]
             if paradigm in found:
-                row.append(_outcome(found, compared_ones, apart.get(paradigm, ""), paradigm, question))
+                rivals = {name: one for name, one in compared_ones.items() if name not in labelled}
+                row.append(_outcome(found, rivals, apart.get(paradigm, ""), paradigm, question))
             else:
                 row.append(without(results, data, paradigm, question.headline))
         rows.append(row)
-    caption = f"{data}: {_interval(results)}; the best of each column is bold"
+    but = ", without those that read labels" if labelled else ""
+    caption = f"{data}: {_interval(results)}; the best of each column is bold{but}"
     blocks: list[Block] = [Table(caption, headings, rows, _references(list(columns.values()), 1))]
     beside = _beside(results, data)
     errors = _errors(results, columns)
@@ -94,7 +97,10 @@ def _drawn(results: Results, data: str) -> list[Block]:
             names.setdefault(LATENTS[latents], []).append(paradigm)
     if not names:
         return []
-    parts = "; ".join(f"{listed(of, 40)}: {latents}" for latents, of in names.items())
+    parts = "; ".join(
+        f"{listed(of, 40)}: {latents.replace('its prior', 'their priors') if len(of) > 1 else latents}"
+        for latents, of in names.items()
+    )
     return [Text(f"as each paradigm draws them by itself. {parts}. What other latents give is in “The prior’s hole”.",
                  "Samples are drawn")]  # fmt: skip
 
