@@ -23,7 +23,7 @@ def end(error: Exception) -> NoReturn:
     if isinstance(error, OSError) and disk_is_full(error):  # while TensorBoard writes, for example
         what = error.filename or "a file of the run"
         _fail(f"{what} can't be written ({error.strerror}); what was saved before is still there. Make room.", 1)
-    if isinstance(error, MisconfigurationException | OSError):
+    if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and not errors.of_plugin(error)):
         _fail(" ".join(str(error).split()), 2 if isinstance(error, MisconfigurationException) else 1)
     if isinstance(error, ModuleNotFoundError) and error.name:
         _fail(f"the package {error.name} is not installed, which this needs: {' '.join(str(error).split())}.", 2)

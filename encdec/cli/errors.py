@@ -272,10 +272,16 @@ def unexpected(error: BaseException) -> str:
     # an attribute that is missing is at fault where it is asked for, not where that is said
     asked = [frame for frame in frames if frame.name != "__getattr__"]
     ours = [frame for frame in asked if "site-packages" not in frame.filename and "<" not in frame.filename]
-    users = [frame for frame in asked if frame.filename in _plugin_files()]  # what a plugin calls fails for its sake
+    users = of_plugin(error)  # what a plugin calls fails for its sake
     frame = (users or ours or frames)[-1]
     place = f"{os.path.relpath(frame.filename)}, line {frame.lineno}" if frame.filename else "no file"
     return f"{type(error).__name__}: {reason} ({place}). ENCDEC_DEBUG=1 shows the traceback."
+
+
+def of_plugin(error: BaseException) -> list[traceback.FrameSummary]:
+    """The lines of plugins that an error came through, the innermost last; those that ask for attributes left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename in _plugin_files() and frame.name != "__getattr__"]
 
 
 def _plugin_files() -> set[str]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from encdec.runs import trust
+from tests import killing
 from tests.conftest import ON_CPU, RunCLI, refused
 
 MODEL = ("fit", "--model=VAE", "--model.latent_dim=2", "--trainer.limit_train_batches=2")
@@ -32,6 +33,20 @@ def test_what_is_wrong_is_one_sentence(name: str, project: Path, capsys: pytest.
     Path("circle.yaml").write_text("model: VAE\ntrainer: &a {max_epochs: 1, callbacks: *a}\n")
     args, code, expected = SENTENCES[name]
     assert expected in refused(capsys, *args, *ON_CPU, code=code)
+
+
+def test_a_file_that_a_plugin_lacks_is_said_with_the_plugins_line(project: Path) -> None:
+    (project / "plugins").unlink()
+    (project / "plugins").mkdir()
+    (project / "plugins" / "mine.py").write_text(
+        "from encdec.data import DataModule\n\n\nclass Mine(DataModule):\n    def load(self):\n"
+        "        return open('nowhere.npy'), None\n"
+    )
+    code, output = killing.run(project, "fit", "--model=VAE", "--data=Mine")
+    assert code == 1, output
+    (error,) = [line for line in output.splitlines() if "error" in line]
+    assert "No such file or directory: 'nowhere.npy'" in error
+    assert f"({Path('plugins', 'mine.py')}, line 6)" in error
 
 
 def test_double_precision_is_evaluated(cli: RunCLI, project: Path) -> None:
