@@ -344,17 +344,6 @@ def test_a_full_disk_loses_no_checkpoint(project: Path) -> None:
     assert code == 0, output
 
 
-def test_a_full_disk_is_named_by_the_run_where_the_log_can_not_grow(project: Path) -> None:
-    small = ("--model.encoder.hidden=[4]", "--model.decoder.hidden=[4]", "--model.latent_dim=2")
-    code, output = killing.run(project, "fit", "--config=configs/vae.yaml", *small, largest_file=40_000)
-    assert code == 1, output
-    assert (folder := project / "lightning_logs/vae/version_0").is_dir()
-    assert len(next(iter(folder.glob("events*"))).read_bytes()) == 40_000, "a checkpoint has 33,000"
-    errors = [line for line in output.splitlines() if "error" in line]
-    assert len(errors) == 1
-    assert "a file in lightning_logs/vae/version_0 can't be written (File too large)" in errors[0]
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_can_not_be_written_is_named(
     cli: RunCLI, project: Path, capsys: pytest.CaptureFixture[str]
