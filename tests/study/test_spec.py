@@ -16,7 +16,7 @@ GRID = {"model.optimizer.lr": ["1e-3", "3e-3"]}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"paradigm": {}}, "A study has no key 'paradigm'; did you mean paradigms?; there are name, seeds"),
     "no name": ({"name": None}, "name is missing: give it, such as `name: fashion`"),
-    "no paradigms": ({"paradigms": {}}, "paradigms is missing"),
+    "no paradigms": ({"paradigms": {}}, "paradigms is empty: give it"),
     "a name with a slash": ({"name": "a/b"}, "name has the name 'a/b', which names a folder: use letters"),
     "a data set with a slash": ({"data": {"../x": ["--data", "Digits"]}}, "data has the name '../x'"),
     "a paradigm with a space": ({"paradigms": {"a b": VAE}}, "paradigms has the name 'a b'"),
