@@ -22,6 +22,10 @@ def along(
         direction: of the shapes of `point`.
     """
     _prepare()
+    if torch.is_inference_mode_enabled():  # in it, torch 2.10 gives derivatives of 0
+        with torch.inference_mode(False), torch.no_grad():
+            point, direction = (tuple(one.clone() for one in many) for many in (point, direction))
+            return along(function, point, direction)
     with torch.autocast(point[0].device.type, enabled=False):
         found = torch.func.jvp(function, point, direction)
     return found[0], found[1]

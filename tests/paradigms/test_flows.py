@@ -173,6 +173,10 @@ def test_the_derivative_along_the_flow_is_that_of_finite_differences(velocity: t
         expected = v - (t - r)[:, None, None, None] * (later - earlier) / (2 * step)
     torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-6)
     assert (target - v).abs().max() > 1e-3, "the derivative is part of it"
+    with torch.inference_mode():  # as in a validation
+        measured = mean_velocity(network, *(one.clone() for one in (z, v, r, t)))
+    for found, trained in zip(measured, (u, target), strict=True):
+        torch.testing.assert_close(found, trained)
 
 
 def test_noise_of_more_numbers_than_the_hidden_layers_have_does_not_stay() -> None:
