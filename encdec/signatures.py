@@ -81,7 +81,8 @@ class Named:
         Raises:
             UserError: it has no setting of a name; the sentence says which one was meant.
         """
-        check_names(cls, settings)
+        if settings:  # a copy is made without
+            check_names(cls, settings)
         return super().__new__(cls)
 
 

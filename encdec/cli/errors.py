@@ -280,8 +280,8 @@ def unexpected(error: BaseException) -> str:
 
 def of_plugin(error: BaseException) -> list[traceback.FrameSummary]:
     """The lines of plugins that an error came through, the innermost last; those that ask for attributes left out."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame for frame in frames if frame.filename in _plugin_files() and frame.name != "__getattr__"]
+    files, frames = _plugin_files(), traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename in files and frame.name != "__getattr__"]
 
 
 def _plugin_files() -> set[str]:

@@ -82,7 +82,7 @@ def refuse_duplicates(node: yaml.Node | None, where: str, code: int = 1) -> None
         for key, value in node.value:
             if names.count(key.value) > 1:
                 lines = {str(other.start_mark.line + 1): None for other, _ in node.value if other.value == key.value}
-                place = f"lines {' and '.join(lines)}" if len(lines) > 1 else f"line {key.start_mark.line + 1}"
+                place = f"line{'s' * (len(lines) > 1)} {' and '.join(lines)}"
                 raise UserError(f"{where} sets {shown(key.value)} twice, in {place}: keep one.", code)
             refuse_duplicates(value, where, code)
     elif isinstance(node, yaml.SequenceNode):

@@ -69,14 +69,17 @@ def outcomes(results: Results, data: str) -> list[Block]:
         for question, found in columns.items()
     ]
     labelled = {name for name, its in of.items() if its.reads_labels}
+    rivals = {
+        name: {paradigm: one for paradigm, one in found.items() if paradigm not in labelled}
+        for name, (found, _) in compared.items()
+    }
     rows = []
     for paradigm in results.paradigms:
         row = [Cell(paradigm), Cell(of[paradigm].words) if paradigm in of else Cell("not known yet")]
         for question, found in columns.items():
-            compared_ones, apart = compared[question.name]
+            _, apart = compared[question.name]
             if paradigm in found:
-                rivals = {name: one for name, one in compared_ones.items() if name not in labelled}
-                row.append(_outcome(found, rivals, apart.get(paradigm, ""), paradigm, question))
+                row.append(_outcome(found, rivals[question.name], apart.get(paradigm, ""), paradigm, question))
             else:
                 row.append(without(results, data, paradigm, question.headline))
         rows.append(row)
