@@ -24,6 +24,11 @@ RunCLI = Callable[..., None]
 T = TypeVar("T")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of signals, studies and Slurm mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     seed_everything(0, verbose=False)
@@ -70,8 +75,10 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> st
 
 
 def shipped(base: type[T]) -> list[type[T]]:
-    """The classes of a kind that encdec and its loaded plugins have, without those that other tests define."""
-    return [cls for cls in plugins.subclasses(base) if cls.__module__.startswith(("encdec.", f"{plugins.PACKAGE}."))]
+    """The classes of a kind in the files of encdec and its plugins, without those that other tests define."""
+    folders = (ROOT / "encdec", ROOT / "plugins")
+    files = {cls: Path(str(sys.modules[cls.__module__].__file__)).resolve() for cls in plugins.subclasses(base)}
+    return [cls for cls, file in files.items() if any(file.is_relative_to(folder) for folder in folders)]
 
 
 def events(run: str | Path) -> EventAccumulator:

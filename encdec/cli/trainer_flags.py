@@ -180,6 +180,8 @@ def _check_devices(config: Any) -> None:
         raise UserError(
             f"trainer.accelerator is {accelerator}, but torch finds no GPU of this kind here: take auto or cpu.", 1
         )
+    if str(config.devices) == "0":
+        raise UserError("trainer.devices is 0, but it must be at least 1, or auto.", 2)
     cores = os.cpu_count() or 1
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     if on_cpu and str(config.devices).isdecimal() and int(config.devices) > 4 * cores:

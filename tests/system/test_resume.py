@@ -74,7 +74,15 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+FEW = ("vae", "assignment", "autodecoder", "gan", "flow_matching")
+"""One of each kind of paradigm: one is killed in five seconds, but all of them in two minutes."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in CONFIGS and name not in FEW)) for name in CASES],
+)
 def test_a_killed_run_ends_like_one_that_was_not(name: str, project: Path) -> None:
     args, moment, call = CASES[name]
     command = ("fit", *args[:1], *BASE, *args[1:], "--resume")
