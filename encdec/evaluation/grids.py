@@ -42,6 +42,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 def comparison(rows: Sequence[Tensor], columns: int) -> Tensor:
     """Inputs above what was made of them: each (N, C, H, W) -> (3, H', W'), one group of rows per `columns` images."""
+    columns = min(columns, len(rows[0]))
     padding = torch.full((-len(rows[0]) % columns, 3, *rows[0].shape[2:]), _GREY)  # so that each stays below its own
     rows = [torch.cat([as_rgb(row), padding]) for row in rows]
     groups = [torch.cat([row[i : i + columns] for row in rows]) for i in range(0, len(rows[0]), columns)]

@@ -258,7 +258,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a strategy that forks": (("strategy={class_path: DDPStrategy, init_args: {start_method: spawn}}",), "take ddp"),
     "a strategy that splits the model": (("strategy=fsdp",), "take auto or ddp"),
     "a strategy class that splits the model": (("strategy=FSDPStrategy",), "take auto or ddp"),
-    "devices": (("devices=0",), "devices='0'"),
+    "devices": (("devices=0",), "trainer.devices is 0, but it must be at least 1, or auto"),
     "devices that are none": (("devices=abc",), "`devices`"),
     "num_nodes": (("num_nodes=0",), "`num_nodes` must be a positive integer"),
     "precision": (("precision=8",), "trainer.precision: '8' is not valid"),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from encdec.callbacks import evaluation_images
-from encdec.evaluation.grids import as_png, as_rgb, drawing, enlarge, grid, shown_images, thumbnails
+from encdec.evaluation.grids import as_png, as_rgb, comparison, drawing, enlarge, grid, shown_images, thumbnails
 from encdec.evaluation.latent_images import latent_map
 from encdec.tables import print_table
 from tests.conftest import RunCLI, events
@@ -203,6 +203,12 @@ def test_thumbnails_of_long_strips_stay_small() -> None:
     assert squares.shape[2] == squares.shape[3]
     assert enlarge(torch.zeros(3, 3, 4001)).shape == (3, 3, 4001), "nor is a wide picture enlarged beyond measure"
     assert enlarge(torch.zeros(3, 9, 73)).shape == (3, 261, 29 * 73)
+
+
+def test_images_fewer_than_columns_leave_no_cell_empty() -> None:
+    rows = [torch.zeros(6, 1, 8, 8), torch.ones(6, 1, 8, 8)]
+    assert comparison(rows, columns=8).shape == (3, 1 + 2 * 9, 1 + 6 * 9)
+    assert comparison(rows, columns=4).shape == (3, 1 + 4 * 9, 1 + 4 * 9)
 
 
 def test_a_png_holds_the_pixels() -> None:
