@@ -108,7 +108,7 @@ def test_methods_hidden_by_what_a_file_says_are_refused(file: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["a list", "text", "empty", "noise", "old torch", "script", "packed", "bomb"])
 def test_what_is_no_checkpoint_is_refused(kind: str, file: Path) -> None:
-    if kind == "list":
+    if kind == "a list":
         torch.save([1], file)
     elif kind == "text":
         file.write_text("a text that is long enough")
