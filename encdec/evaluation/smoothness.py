@@ -13,6 +13,8 @@ LINES, POINTS = 64, 33
 """Interpolations, and points of each, both ends included."""
 JACOBIANS = 64
 """Draws from the prior at which the decoder is differentiated."""
+LARGEST = 1_000
+"""Numbers of noise up to which an image is differentiated: two images are made for each of them, at each draw."""
 STEP = 0.01
 """Half the width of a central difference, in units of noise."""
 CONSTANT = 1e-6
@@ -31,7 +33,7 @@ def add_smoothness(context: Context) -> None:
       more an image wanders or jumps to and fro on its way, the larger it is.
     - `lipschitz_mean`: the largest singular value of the Jacobian ∂x/∂e, a mean over draws from the prior: the local
       Lipschitz constant of the decoder, the largest change of an image per unit of noise; within a component, where
-      noise chooses one.
+      noise chooses one. Undefined for noise of more than 1,000 numbers, as that of the pixels of color images is.
     """
     view, metrics = context.view, context.metrics
     lengths, ends = path_lengths(view)
@@ -50,6 +52,10 @@ def add_smoothness(context: Context) -> None:
         metrics.add("path_ratio", lengths.mean() / ends.mean(), "path length / distance between its ends")
     if torch.finfo(view.paradigm.weights_dtype).eps > 1e-6:
         why = f"weights in {view.paradigm.weights_dtype} are too coarse for differences between close latents"
+        metrics.undefined["lipschitz_mean"] = why
+        return
+    if view.smooth_dim > LARGEST:
+        why = f"the noise of an image has {view.smooth_dim:,} numbers, more than the {LARGEST:,} it is computed for"
         metrics.undefined["lipschitz_mean"] = why
         return
     constants = lipschitz(view)

@@ -40,6 +40,16 @@ def test_lipschitz_constants_of_a_linear_decoder_against_numpy(dim: int, monkeyp
     np.testing.assert_allclose(lipschitz(View(paradigm)).numpy(), expected, rtol=1e-4)
 
 
+def test_noise_of_many_numbers_is_not_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 draws of a flow's noise for color images of 32 × 32 would be four hundred thousand images: two hours."""
+    metrics = evaluate_latents(Linear(1_000), random_images(30), random_images(40))
+    assert metrics.values["lipschitz_mean"].value > 0
+    monkeypatch.setattr("encdec.evaluation.smoothness.lipschitz", lambda view: pytest.fail("it is computed"))
+    metrics = evaluate_latents(Linear(1_001), random_images(30), random_images(40))
+    assert "has 1,001 numbers, more than the 1,000" in metrics.undefined["lipschitz_mean"]
+    assert metrics.values["path_length"].value > 0
+
+
 def test_the_lipschitz_constant_where_the_sigmoid_is_steepest_is_a_quarter_of_the_weights_norm() -> None:
     paradigm = Linear(2)
     paradigm.decoder.weight.mul_(0.02)  # so all pixel means stay near 1/2
