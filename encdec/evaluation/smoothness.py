@@ -53,13 +53,12 @@ def add_smoothness(context: Context) -> None:
     if torch.finfo(view.paradigm.weights_dtype).eps > 1e-6:
         why = f"weights in {view.paradigm.weights_dtype} are too coarse for differences between close latents"
         metrics.undefined["lipschitz_mean"] = why
-        return
-    if view.smooth_dim > LARGEST:
+    elif view.smooth_dim > LARGEST:
         why = f"the noise of an image has {view.smooth_dim:,} numbers, more than the {LARGEST:,} it is computed for"
         metrics.undefined["lipschitz_mean"] = why
-        return
-    constants = lipschitz(view)
-    metrics.add("lipschitz_mean", constants, f"L2 pixel distance per unit of noise, mean over {JACOBIANS} draws")
+    else:
+        unit = f"L2 pixel distance per unit of noise, mean over {JACOBIANS} draws"
+        metrics.add("lipschitz_mean", lipschitz(view), unit)
 
 
 def path_lengths(view: View) -> tuple[Tensor, Tensor]:

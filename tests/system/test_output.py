@@ -61,8 +61,11 @@ def test_a_training_ends_well_wherever_its_output_goes(where: str, project: Path
     assert done.stderr == (lost if where == "> /dev/full" else b"")
 
 
-ASCII = {"PYTHONIOENCODING": "ascii"}
-CHARACTERS = [{"PYTHONIOENCODING": "latin-1"}, ASCII, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+CHARACTERS = [
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
 
 
 @pytest.mark.slow
@@ -74,8 +77,6 @@ def test_a_training_and_a_test_print_what_the_encoding_has(environment: dict[str
     text = done.stdout.decode("latin-1")
     assert ("1×8×8" if "latin-1" in environment.values() else "1x8x8") in text
     assert "val/mse - " in text, "a dash for the long one"
-    if environment != ASCII:
-        return
     checkpoint = "lightning_logs/vae/version_0/checkpoints/last.ckpt"
     small = "--evaluation.num_images=20 --evaluation.parts=[reconstruction]"
     for command in (f"test --ckpt_path={checkpoint} {small}", f"predict --ckpt_path={checkpoint}",

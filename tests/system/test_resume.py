@@ -16,12 +16,13 @@ BASE = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=3", "--images.eve
         "--checkpoint.seconds_between=0")  # fmt: skip
 """22 steps in each of 4 epochs on the digits, with a validation of one batch and both checkpoints after each."""
 SCHEDULER = ("--config=configs/vae.yaml", "--model.lr_scheduler")
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
     # every paradigm, in the middle of things; one without a monitor writes four checkpoints, the others up to eight
     **{
-        f"{path.stem}": ((f"--config=configs/{path.name}",), moment, call)
-        for path, (moment, call) in zip(
-            sorted((ROOT / "configs").glob("*.yaml")),
+        name: ((f"--config=configs/{name}.yaml",), moment, call)
+        for name, (moment, call) in zip(
+            CONFIGS,
             [("a step", 50), ("a validation", 2), ("a checkpoint's writing", 4), ("a checkpoint's replacement", 4),
              ("a step", 23), ("a step", 88), ("the end of a validation", 3),
              ("after a checkpoint's replacement", 4)] * 4,
@@ -74,7 +75,6 @@ CASES: dict[str, tuple[tuple[str, ...], str, int]] = {
 }  # fmt: skip
 
 
-CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
 FEW = ("vae", "assignment", "autodecoder", "gan", "flow_matching")
 """One of each kind of paradigm: one is killed in five seconds, but all of them in two minutes."""
 
