@@ -69,7 +69,7 @@ def test_a_job_whose_time_is_over_saves_goes_back_into_the_queue_and_goes_on(pro
     stopped = job("over", JOB)
     assert (stopped.status, stopped.stage, stopped.attempts) == ("stopped", "fit", 1)
     assert queue.calls("scontrol") == ["requeue 11_0"]
-    assert "Slurm job 11_0 is queued again." in out
+    assert "Slurm job 11_0 goes back into the queue." in out
     assert not is_alive(running.pid)
     # it goes on where it was
     with task(study) as process:

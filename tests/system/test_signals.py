@@ -197,7 +197,7 @@ def test_a_slurm_job_saves_queues_itself_again_and_goes_on(project: Path) -> Non
         out, err = job.communicate(timeout=60)
     assert job.returncode == 128 + signal.SIGUSR1, (out, err)
     assert (project / "requeued.txt").read_text() == "requeue 4711\n"
-    assert "Slurm job 4711 is queued again" in err
+    assert "Slurm job 4711 goes back into the queue." in err
     assert not list(project.glob("hpc_ckpt*"))
     with started(*command, environment=slurm) as job:
         out, err = job.communicate(timeout=150)

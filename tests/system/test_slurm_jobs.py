@@ -112,7 +112,7 @@ def test_a_job_saves_before_its_time_is_over_and_goes_on_and_so_it_does_after_sc
     told, saved = log(job), steps("job/version_0")
     assert "2 processes on cpu" in told
     assert "Stopped; lightning_logs/job/version_0/checkpoints/last.ckpt holds it." in told
-    assert f"encdec: Slurm job {job} is queued again." in told
+    assert f"encdec: Slurm job {job} goes back into the queue." in told
     assert "User defined signal" not in told, "the signal ended no process"
 
     wait_for(lambda: f"resumes lightning_logs/job/version_0 from step {saved}." in log(job), "it goes on")
@@ -144,7 +144,7 @@ def test_an_array_on_two_nodes_whose_numbers_are_the_seeds(cluster: Path, projec
         assert jobs.show(job, "NodeList") == "node[1-2]"
         assert jobs.show(job, "Restarts") == restarts
         assert "2 processes on cpu" in told
-        assert told.count("is queued again.") == int(restarts)
+        assert told.count("goes back into the queue.") == int(restarts)
         assert "User defined signal" not in told, "the signal ended no process"
     configs = [path.read_text() for path in sorted(Path("lightning_logs/array").glob("version_*/config.yaml"))]
     assert sorted(config.splitlines()[0] for config in configs) == ["seed_everything: 4", "seed_everything: 5"]
