@@ -80,7 +80,7 @@ def _cell(name: str, means: Mapping[str, float], metric: str, style: str, best: 
 
 
 def marked(page: str) -> dict[str, str]:
-    """The tables that a page has between its marks, by data set."""
+    """The tables between a page's marks, by data set."""
     return {found["data"]: found["table"] for found in _MARKED.finditer(page)}
 
 
@@ -90,11 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="a study's results.csv")
     results = parser.parse_args(argv).results
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_MARKED.sub(lambda found: _written(results, found), page), encoding="utf-8")
+    PAGE.write_text(_MARKED.sub(lambda found: _marked(found["data"], results), page), encoding="utf-8")
 
 
-def _written(results: Path, found: re.Match[str]) -> str:
-    return found[0].replace(found["table"], table(results, found["data"]))
+def _marked(data: str, results: Path) -> str:
+    return f"<!-- table {data} -->\n{table(results, data)}\n<!-- /table -->"
 
 
 if __name__ == "__main__":
